@@ -1,0 +1,95 @@
+"""The one module that knows which ArviZ is installed.
+
+ArviZ 0.23 keeps results in ``InferenceData``, ArviZ 1.x in xarray's ``DataTree``; some functions
+changed their names or what they return. Everything else in the library goes through here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import xarray as xr
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def version() -> str:
+    """Version of the ArviZ that is installed, e.g. ``"0.23.4"``."""
+    return metadata.version("arviz")
+
+
+def has_inference_data() -> bool:
+    """Whether ArviZ keeps results in ``InferenceData`` (before 1.0) and not in ``DataTree``."""
+    return int(version().split(".")[0]) < 1
+
+
+def arviz() -> Any:
+    """The ``arviz`` module, imported when it is first needed."""
+    with warnings.catch_warnings():
+        # 0.23 announces 1.0 on import, once a day; both are supported here.
+        warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing", FutureWarning)
+        return import_module("arviz")
+
+
+def to_arviz(groups: Mapping[str, xr.Dataset]) -> Any:
+    """Groups as ArviZ data.
+
+    Parameters
+    ----------
+    groups : mapping of str to Dataset
+        Group name to data. The attributes of the first group become those of the whole.
+
+    Returns
+    -------
+    InferenceData or DataTree
+        By the ArviZ installed.
+    """
+    attrs = dict(next(iter(groups.values())).attrs) if groups else {}
+    if has_inference_data():
+        return arviz().InferenceData(attrs=attrs, **groups)
+    tree = xr.DataTree.from_dict(dict(groups))
+    tree.attrs.update(attrs)
+    return tree
+
+
+def summary(data: Any, **options: Any) -> pd.DataFrame:
+    """``arviz.summary``: mean, sd, interval, and diagnostics of the draws by site element."""
+    frame: pd.DataFrame = arviz().summary(data, **options)
+    return frame
+
+
+def loo(data: Any, **options: Any) -> Any:
+    """``arviz.loo``: expected log predictive density by PSIS-LOO (Vehtari et al. 2017)."""
+    return arviz().loo(data, **options)
+
+
+def compare(data: Mapping[str, Any], **options: Any) -> pd.DataFrame:
+    """``arviz.compare``: models ranked by their expected log predictive density."""
+    frame: pd.DataFrame = arviz().compare(dict(data), **options)
+    return frame
+
+
+def plot_trace(data: Any, **options: Any) -> Figure:
+    """Densities beside traces: ``plot_trace`` before ArviZ 1.0, ``plot_trace_dist`` since."""
+    if has_inference_data():
+        return _figure(arviz().plot_trace(data, **options))
+    return _figure(arviz().plot_trace_dist(data, **options))
+
+
+def plot_forest(data: Any, **options: Any) -> Figure:
+    """``arviz.plot_forest``: intervals by site element."""
+    return _figure(arviz().plot_forest(data, **options))
+
+
+def _figure(drawn: Any) -> Figure:
+    """The matplotlib figure behind what an ArviZ plot returned."""
+    if hasattr(drawn, "viz"):  # ArviZ 1.x: a PlotCollection
+        figure: Figure = drawn.viz["figure"].item()
+    else:  # an array of axes
+        figure = drawn.ravel()[0].figure
+    return figure

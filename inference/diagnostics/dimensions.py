@@ -1,0 +1,228 @@
+"""Names and labels of the axes of a fit's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from likely.inference.errors import FitError
+from likely.inference.program import Program
+
+SAMPLE_DIMS = ("chain", "draw")
+
+Names = Sequence[str | None]
+
+
+class Dimensions:
+    """How the axes of a program's sites are called, and what their entries are called.
+
+    An axis has, in this order, the name that ``dims`` gives, the name that the program's ``dims``
+    hook gives, the name of its plate, or ``<site>_dim_<axis>``. Its labels come from ``coords``,
+    the program's ``coords`` hook, or are 0, 1, 2, ...
+
+    Parameters
+    ----------
+    program : Program
+        The program. Hooks are optional attributes of the user's callable: ``dims``, a mapping of
+        site to the names of its rightmost dimensions, and ``coords``, a mapping of dimension to
+        labels or a callable that makes one from the program's arguments.
+    coords : mapping of str to sequence, optional
+        Labels by dimension.
+    dims : mapping of str to sequence of str, optional
+        Names of a site's rightmost dimensions.
+
+    Raises
+    ------
+    FitError
+        If an argument is not a mapping or ``dims`` names a site that the program does not have.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        coords: Mapping[str, Sequence[Any]] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.plates = {name: plate.size for name, plate in program.sites.plates.items()}
+        self.given_dims = _mapping(dims, "dims")
+        self.given_coords = _mapping(coords, "coords")
+        self.used: set[str] = set()
+        sites = program.sites
+        known = {*sites.unknowns, *sites.latents, *sites.observed, *sites.deterministic}
+        unknown = sorted(set(self.given_dims) - known)
+        if unknown:
+            raise FitError(
+                f"dims names {', '.join(map(repr, unknown))}, which the program does not have; "
+                f"its sites are {', '.join(map(repr, sorted(known)))}"
+            )
+        self.hook_dims = _hook(program, "dims")
+        self.hook_coords = _hook(program, "coords")
+
+    def of(
+        self, site: str, shape: Sequence[int], batch: Names, lead: Names = ()
+    ) -> tuple[str, ...]:
+        """Names of the axes of one array, no two alike.
+
+        Parameters
+        ----------
+        site : str
+            The site; its batch dimensions come first.
+        shape : sequence of int
+            Shape of the array without the leading dimensions.
+        batch : sequence of str or None
+            Plate names of the batch dimensions, ``None`` where there is no plate.
+        lead : sequence of str
+            Names of leading dimensions such as chain and draw, part of the result.
+        """
+        names: list[str | None] = [*batch[: len(shape)], *[None] * (len(shape) - len(batch))]
+        for axis, name in enumerate(names):
+            if name is not None and self.plates.get(name, shape[axis]) != shape[axis]:
+                names[axis] = None
+        chosen = self.given_dims.get(site, self.hook_dims.get(site))
+        if chosen is not None:
+            own = [chosen] if isinstance(chosen, str) else list(chosen)
+            if len(own) > len(shape):
+                raise FitError(
+                    f"dims names {len(own)} dimensions of site '{site}' ({', '.join(own)}), "
+                    f"which has {len(shape)} (shape {tuple(shape)})"
+                )
+            names[len(shape) - len(own) :] = own
+        found = [str(name) for name in lead]
+        for axis, name in enumerate(names):
+            found.append(_distinct(name or f"{site}_dim_{axis}", {*found, *SAMPLE_DIMS}))
+        return tuple(found)
+
+    def dataset(
+        self, arrays: Mapping[str, tuple[tuple[str, ...], np.ndarray]], attrs: Mapping[str, Any]
+    ) -> xr.Dataset:
+        """A data set of named arrays, with labels on every axis.
+
+        Parameters
+        ----------
+        arrays : mapping
+            Variable to (names of its axes, values).
+        attrs : mapping
+            Attributes of the data set.
+
+        Raises
+        ------
+        FitError
+            If two variables disagree about the length of a dimension, or labels do not fit it.
+        """
+        sizes: dict[str, tuple[int, str]] = {}
+        renamed: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+        variables = {safe_name(name) for name in arrays}
+        sources: dict[str, str] = {}
+        for name, (names, value) in arrays.items():
+            # xarray would take a variable that is called like a dimension for its labels.
+            own = tuple(f"{dim}_dim" if dim in variables else dim for dim in names)
+            sources.update(zip(own, names, strict=True))
+            for dim, length in zip(own, value.shape, strict=True):
+                before, where = sizes.setdefault(dim, (length, name))
+                if before != length:
+                    raise FitError(
+                        f"dimension '{dim}' has length {before} in site '{where}' and {length} in "
+                        f"site '{name}'; give them different names with dims="
+                    )
+            renamed[safe_name(name)] = own, value
+        coords = {
+            dim: self.labels(sources[dim], length, where)
+            for dim, (length, where) in sizes.items()
+        }
+        return xr.Dataset(renamed, coords=coords, attrs=dict(attrs))
+
+    def labels(self, dim: str, length: int, site: str) -> np.ndarray:
+        """Labels of one dimension, [length].
+
+        Raises
+        ------
+        FitError
+            If the labels given for the dimension are not ``length`` many.
+        """
+        base = dim if dim in self.given_coords or dim in self.hook_coords else _original(dim)
+        if dim in SAMPLE_DIMS:
+            return np.arange(length)
+        for given, source in (
+            (self.given_coords, "coords"),
+            (self.hook_coords, "the program's coords"),
+        ):
+            if base in given:
+                self.used.add(base)
+                found = as_labels(given[base])
+                if len(found) != length:
+                    raise FitError(
+                        f"{source} gives {len(found)} labels for dimension '{base}', which has "
+                        f"length {length} in site '{site}'"
+                    )
+                return found
+        return np.arange(length)
+
+    def check_used(self) -> None:
+        """Raise a `FitError` if ``coords`` named a dimension that no array has."""
+        unused = sorted(set(self.given_coords) - self.used)
+        if unused:
+            raise FitError(
+                f"coords names {', '.join(map(repr, unused))}, which is no dimension of the fit; "
+                "name dimensions with dims= or plates"
+            )
+
+
+def safe_name(name: str) -> str:
+    """A site's name as xarray and netCDF take it: no slash, and not the name of a sample axis."""
+    return f"{name}_site" if name in SAMPLE_DIMS else name.replace("/", ".")
+
+
+def as_labels(values: Iterable[Any]) -> np.ndarray:
+    """Labels as a one-dimensional array of numbers, dates or text, whatever can be in a file."""
+    listed = values.tolist() if hasattr(values, "tolist") else list(values)
+    kinds = {type(value) for value in listed}
+    if len(kinds) == 1 and not issubclass(next(iter(kinds)), tuple | list):
+        found = np.asarray(listed)
+        if found.dtype.kind in "biufUM":
+            return found
+    return np.asarray([str(value) for value in listed], dtype=str)
+
+
+def element_labels(array: xr.DataArray) -> list[str]:
+    """Names of an array's elements in order, as ArviZ writes them: ``confusion[ann, 1, 2]``."""
+    if not array.dims:
+        return [str(array.name)]
+    labels = [[str(label) for label in array.indexes[dim]] for dim in array.dims]
+    return [
+        f"{array.name}[{', '.join(axis[i] for axis, i in zip(labels, index, strict=True))}]"
+        for index in np.ndindex(*array.shape)
+    ]
+
+
+def _distinct(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
+
+
+def _original(name: str) -> str:
+    """The name before `_distinct` numbered it."""
+    base, _, number = name.rpartition("_")
+    return base if base and number.isdigit() else name
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise FitError(f"{what} must be a mapping, got {type(value).__name__}")
+    return dict(value)
+
+
+def _hook(program: Program, name: str) -> dict[str, Any]:
+    """A hook's mapping; an attribute of that name which means something else is left alone."""
+    found = program.hook(name)
+    if callable(found):
+        found = found(*program.source_args, **program.source_kwargs)
+    return dict(found) if isinstance(found, Mapping) else {}

@@ -1,0 +1,126 @@
+"""Optima on the boundary of a support.
+
+In unconstrained coordinates a boundary lies at infinity, so a search only drifts towards it. Where
+the derivative says that the objective still rises on the way there (the Karush–Kuhn–Tucker sign) and
+the boundary point itself is no worse, the boundary is the optimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+
+from likely.inference.program import Program, Values
+
+# How near to the boundary, relative to the support's width (or one), a value must be.
+_NEAR = 1e-3
+
+
+def base_constraint(support: Any) -> Any:
+    """A constraint without its independent wrappers."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def is_simplex(support: Any) -> bool:
+    """Whether a support is a probability simplex."""
+    return base_constraint(support) is constraints.simplex
+
+
+def bounds(support: Any) -> tuple[Any, Any] | None:
+    """Lower and upper bound of an elementwise support, ``None`` for each that is absent."""
+    base = base_constraint(support)
+    lower = getattr(base, "lower_bound", None)
+    upper = getattr(base, "upper_bound", None)
+    if isinstance(base, constraints.interval | constraints.half_open_interval):
+        return lower, upper
+    if isinstance(base, constraints.greater_than | constraints.greater_than_eq):
+        return lower, None
+    if isinstance(base, constraints.less_than):
+        return None, upper
+    return None
+
+
+def on_boundary(support: Any, value: torch.Tensor) -> torch.Tensor:
+    """Mask of the elements that lie exactly on the boundary of their support."""
+    if is_simplex(support):
+        return (value == 0) | (value == 1)
+    mask = torch.zeros_like(value, dtype=torch.bool)
+    for bound in bounds(support) or ():
+        if bound is not None:
+            mask |= value == bound
+    return mask
+
+
+def _moved(support: Any, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """The value with elements put on a boundary that the objective rises towards."""
+    if is_simplex(support):
+        level = (value * slope).sum(-1, keepdim=True)
+        out = (value < _NEAR) & (slope < level)
+        kept = torch.where(out, torch.zeros_like(value), value)
+        return kept / kept.sum(-1, keepdim=True)
+    limits = bounds(support)
+    if limits is None:
+        return value
+    lower, upper = limits
+    width = 1.0 if lower is None or upper is None else upper - lower
+    if lower is not None:
+        low = torch.as_tensor(lower, dtype=value.dtype, device=value.device)
+        value = torch.where((value - low < _NEAR * width) & (slope < 0), low, value)
+    if upper is not None:
+        high = torch.as_tensor(upper, dtype=value.dtype, device=value.device)
+        value = torch.where((high - value < _NEAR * width) & (slope > 0), high, value)
+    return value
+
+
+def snap(
+    program: Program, values: Values, objective: Callable[[Values], torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Put elements whose optimum is on the boundary onto it.
+
+    Parameters
+    ----------
+    program : Program
+    values : mapping of str to Tensor
+        Where a search ended, constrained.
+    objective : callable
+        What was maximised, as a function of constrained values.
+
+    Returns
+    -------
+    values : dict of str to Tensor
+    sites : list of str
+        Sites with an element that was moved.
+    """
+    leaves = {n: v.detach().clone().requires_grad_(True) for n, v in values.items()}
+    with torch.enable_grad():
+        here = objective(leaves)
+        slopes = torch.autograd.grad(here, list(leaves.values()), allow_unused=True)
+    current = {name: leaf.detach() for name, leaf in leaves.items()}
+    height = float(here.detach())
+    moved: dict[str, torch.Tensor] = {}
+    for (name, value), slope in zip(current.items(), slopes, strict=True):
+        if slope is None or not bool(torch.isfinite(slope).all()):
+            continue
+        unknown = program.sites.unknowns[name]
+        candidate = _moved(unknown.support, value, slope) if unknown.static else value
+        if not torch.equal(candidate, value):
+            moved[name] = candidate
+
+    def no_worse(candidate: Values) -> bool:
+        with torch.no_grad():
+            there = float(objective(candidate))
+        return there >= height and there != float("inf")
+
+    if moved and no_worse(current | moved):
+        return current | moved, list(moved)
+    accepted: list[str] = []
+    for name, candidate in moved.items():
+        if no_worse(current | {name: candidate}):
+            current = current | {name: candidate}
+            accepted.append(name)
+    return current, accepted

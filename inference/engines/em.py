@@ -1,0 +1,245 @@
+"""Expectation–maximisation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from likely.inference.coordinates import Coordinates, require_finite
+from likely.inference.engines.base import (
+    Found,
+    SearchOptions,
+    best_of,
+    check_choice,
+    check_int,
+    finish,
+)
+from likely.inference.engines.expectation import (
+    Expectation,
+    expect,
+    expected_log_density,
+    find_tables,
+    normalise,
+)
+from likely.inference.errors import MonotonicityError, ProgramError
+from likely.inference.fit import Fit
+from likely.inference.monitor import Monitor
+from likely.inference.optimise import Evaluation, minimise
+from likely.inference.program import Program, Values
+
+# How far, relative to itself, the objective may fall between steps: rounding, no more.
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class EM(SearchOptions):
+    """Expectation–maximisation for any program with discrete latents (Dempster et al. 1977).
+
+    The E-step is derived from the program (Fisher's identity on the enumerated density). The M-step
+    of every probability table is its normalised expected counts, plus α − 1 for the posterior
+    objective; other sites use the program's own ``m_step`` where it has one, else a few L-BFGS
+    steps on the expected complete-data log-density with the responsibilities held fixed
+    (generalised EM). The objective never falls; if it does, the fit raises.
+
+    Parameters
+    ----------
+    objective : {"likelihood", "posterior"}
+        The optimum of `MLE` or of `MAP`.
+    hard : bool
+        Classification EM (Celeux & Govaert 1992): all probability on the most probable latents.
+        The objective is then max over z of log p(data, z | θ); k-means is one such program.
+    m_step_iter : int
+        Most L-BFGS iterations in a numerical M-step.
+    **options
+        Those of `SearchOptions`; ``history`` of the fit holds the objective at the start and after
+        every step.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> def two_coins(heads):
+    ...     weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
+    ...     with pyro.plate("coin", 2):
+    ...         p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    ...     with pyro.plate("bag", len(heads)):
+    ...         z = pyro.sample("z", dist.Categorical(weights))
+    ...         pyro.sample("heads", dist.Binomial(10, p[z]), obs=heads)
+    >>> fit = EM().fit(two_coins, torch.tensor([9.0, 8.0, 2.0, 1.0, 9.0]))
+    >>> [round(float(p), 3) for p in fit.params["p"].sort().values]
+    [0.151, 0.867]
+    """
+
+    name: ClassVar[str] = "em"
+
+    objective: str = "likelihood"
+    hard: bool = False
+    m_step_iter: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("objective", self.objective, ("likelihood", "posterior"))
+        check_int("m_step_iter", self.m_step_iter, 1)
+
+    @property
+    def _with_prior(self) -> bool:
+        return self.objective == "posterior"
+
+    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
+        """Fit a program by EM.
+
+        Parameters
+        ----------
+        program : callable
+            Any Pyro program.
+        *args, **kwargs
+            What the program is called with.
+
+        Raises
+        ------
+        ProgramError
+            If the program cannot be fitted; the site is named.
+        MonotonicityError
+            If a step lowers the objective: the program's ``m_step`` is wrong.
+        NonFiniteError
+            If the objective stops being a number.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` was not enough.
+        """
+        started = time.perf_counter()
+        reading = self.read(program, args, kwargs)
+        with reading.session(self.seed):
+            coordinates = Coordinates(reading)
+            found = best_of(
+                self.restarts, self.seed, lambda attempt: self._search(reading, coordinates, attempt)
+            )
+            return finish(
+                self,
+                reading,
+                started=started,
+                params=found.values,
+                draws=None,
+                history=found.history,
+                converged=found.converged,
+                n_iter=found.n_iter,
+                reason="stopped before it converged" if found.interrupted else "",
+            )
+
+    def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
+        # Constrained values throughout: zero cells are fine, and stay zero.
+        values = coordinates.start(self.start_values(program), attempt)
+        tables = find_tables(program, values, hard=self.hard, with_prior=self._with_prior)
+        label = self.name if self.restarts == 1 else f"{self.name} start {attempt + 1}"
+        converged = False
+        with Monitor(label, self.max_iter, self.progress, self.callback, attempt) as monitor:
+            for iteration in range(self.max_iter + 1):
+                expected = expect(
+                    program, values, tables, hard=self.hard, with_prior=self._with_prior
+                )
+                objective = expected.objective(self._with_prior)
+                require_finite(objective, "the objective of EM", iteration)
+                past = monitor.objectives
+                slack = max(1.0, abs(objective))
+                if past and objective < past[-1] - _SLACK * slack:
+                    raise MonotonicityError(
+                        f"EM lowered its objective from {past[-1]:.10g} to {objective:.10g} in "
+                        f"step {iteration}. An M-step must not do that: check the program's m_step"
+                        + (" (it has none; please report this program)." * self._no_m_step(program))
+                    )
+                converged = bool(past) and objective - past[-1] <= self.tol * slack
+                if monitor.step(objective, lambda v=values: dict(v)) or converged:  # type: ignore[misc]
+                    break
+                if iteration < self.max_iter:
+                    values = self._maximise(program, coordinates, values, tables, expected)
+        return Found(
+            values=values,
+            objective=monitor.objectives[-1],
+            history=monitor.objectives,
+            converged=converged and not monitor.interrupted,
+            n_iter=len(monitor.objectives) - 1,
+            interrupted=monitor.interrupted,
+        )
+
+    @staticmethod
+    def _no_m_step(program: Program) -> bool:
+        return program.hook("m_step") is None
+
+    def _maximise(
+        self,
+        program: Program,
+        coordinates: Coordinates,
+        values: Values,
+        tables: frozenset[str],
+        expected: Expectation,
+    ) -> dict[str, torch.Tensor]:
+        """M-step: tables from counts, the rest from ``m_step`` or by L-BFGS."""
+        new = dict(values)
+        for name in tables:
+            pseudo = expected.concentrations[name] if self._with_prior else None
+            new[name] = normalise(expected.counts[name], values[name], pseudo)
+        declared = self._declared(program, new, expected)
+        new |= declared
+        rest = [name for name in new if name not in tables and name not in declared]
+        return self._search_rest(program, coordinates, new, rest, expected) if rest else new
+
+    def _declared(
+        self, program: Program, values: Values, expected: Expectation
+    ) -> dict[str, torch.Tensor]:
+        """Sites that the program's own ``m_step`` maximises."""
+        m_step = program.hook("m_step")
+        if m_step is None:
+            return {}
+        found = m_step(
+            {name: expected.responsibilities(name) for name in program.sites.latents},
+            dict(values),
+            *program.args,
+            objective=self.objective,
+            **program.kwargs,
+        )
+        for name, value in found.items():
+            unknown = program.sites.unknowns.get(name)
+            if unknown is None or value.shape != unknown.shape:
+                shape = None if unknown is None else tuple(unknown.shape)
+                raise ProgramError(
+                    f"the program's m_step returned '{name}' with shape {tuple(value.shape)}; "
+                    + (f"expected {shape}" if shape is not None else "it is not an unknown site")
+                )
+        return {name: value.detach() for name, value in found.items()}
+
+    def _search_rest(
+        self,
+        program: Program,
+        coordinates: Coordinates,
+        values: Values,
+        names: list[str],
+        expected: Expectation,
+    ) -> dict[str, torch.Tensor]:
+        """A few L-BFGS steps on the expected complete-data log-density over some sites."""
+        flat = coordinates.unconstrain(values)
+        chosen = torch.cat([torch.arange(flat.numel())[coordinates.slices[n]] for n in names])
+        chosen = chosen.to(flat.device)
+
+        def function(x: torch.Tensor) -> Evaluation:
+            x = x.detach().requires_grad_(True)
+            with torch.enable_grad():
+                free = coordinates.split(flat.index_copy(0, chosen, x))
+                run = program.run(
+                    {**values, **{name: free[name] for name in names}}, unconstrained=names
+                )
+                loss = -expected_log_density(run, expected.weights, self._with_prior)
+                if not loss.requires_grad:
+                    return float(loss), torch.zeros_like(x)
+                (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+            if gradient is None:
+                gradient = torch.zeros_like(x)
+            return float(loss.detach()), gradient
+
+        best = minimise(function, flat[chosen], max_iter=self.m_step_iter, tol=self.tol)
+        found = coordinates.constrain(flat.index_copy(0, chosen, best.x))
+        return {**values, **{name: found[name].detach() for name in names}}

@@ -1,0 +1,220 @@
+"""The E-step: expected statistics of any program with enumerated latents.
+
+Everything an M-step needs is in `Expectation`; its statistics add over shards of data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from pyro.distributions import Dirichlet
+
+from likely.inference.engines.boundary import is_simplex
+from likely.inference.errors import ProgramError
+from likely.inference.factors import apply_scale, as_packed, dims_of, marginals
+from likely.inference.handlers import base_distribution
+from likely.inference.program import Program, Run, Values
+from likely.inference.quantities import responsibilities
+from likely.inference.tables import Table
+
+
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """What one E-step found at given values of the unknowns.
+
+    Attributes
+    ----------
+    log_likelihood : Tensor
+        log p(data | θ), scalar; with hard assignments max_z log p(data, z | θ).
+    log_prior : Tensor
+        log p(θ), scalar.
+    counts : dict of str to Tensor
+        Expected counts of each probability table, shaped like the table. Signed where the site is
+        not used as a table (see `find_tables`).
+    weights : list of Tensor
+        Posterior probability of what each enumerated factor depends on, packed.
+    responsibilities : callable
+        ``responsibilities(name)`` gives a latent's probabilities [*plates, K].
+    concentrations : dict of str to Tensor
+        Dirichlet concentration of each table's prior at these values.
+    """
+
+    log_likelihood: torch.Tensor
+    log_prior: torch.Tensor
+    counts: dict[str, torch.Tensor]
+    weights: list[torch.Tensor]
+    responsibilities: Callable[[str], torch.Tensor]
+    concentrations: dict[str, torch.Tensor]
+
+    def objective(self, with_prior: bool) -> float:
+        """Log-likelihood, plus the log-prior on request."""
+        total = self.log_likelihood + self.log_prior if with_prior else self.log_likelihood
+        return float(total)
+
+
+def expect(
+    program: Program,
+    values: Values,
+    tables: frozenset[str],
+    *,
+    hard: bool = False,
+    with_prior: bool = False,
+) -> Expectation:
+    """E-step by Fisher's identity on the enumerated density.
+
+    The posterior probability of every factor's latents is the derivative of the log-evidence by the
+    factor; with these held fixed, ``π ⊙ ∂Q/∂π`` is the table of expected counts of a probability
+    table π (Dempster, Laird & Rubin 1977; Salakhutdinov, Roweis & Ghahramani 2003).
+
+    Parameters
+    ----------
+    program : Program
+    values : mapping of str to Tensor
+        Constrained values of the unknowns.
+    tables : frozenset of str
+        Sites to count for.
+    hard : bool
+        Put all probability on the jointly most probable latents (classification EM).
+    with_prior : bool
+        Let the priors of sites that depend on a table take part in its counts.
+    """
+    leaves = {name: values[name].detach().clone().requires_grad_(True) for name in tables}
+    with torch.enable_grad():
+        wrapped = {name: leaf.as_subclass(Table) for name, leaf in leaves.items()}
+        run = program.run({**values, **wrapped})
+        if not with_prior and any(f.role == "unknown" for f in run.enumerated):
+            names = [f.name for f in run.enumerated if f.role == "unknown"]
+            raise ProgramError(
+                f"the prior of site '{names[0]}' depends on a discrete latent, so its likelihood "
+                "alone has no E-step; use EM(objective='posterior'), MLE or MAP"
+            )
+        components, weights = marginals(run.enumerated, run.sum_dims, hard)
+        expected = expected_log_density(run, weights, with_prior, without=tables)
+        grads: Mapping[str, torch.Tensor | None] = {}
+        if leaves and expected.requires_grad:
+            found = torch.autograd.grad(expected, list(leaves.values()), allow_unused=True)
+            grads = dict(zip(leaves, found, strict=True))
+    counts = {}
+    for name, leaf in leaves.items():
+        table, grad = leaf.detach(), grads.get(name)
+        if grad is None:
+            grad = torch.zeros_like(table)
+        # A cell of probability zero has no count, whatever its (infinite) slope.
+        counts[name] = torch.where(table > 0, table * grad, torch.zeros_like(table))
+    direct = [f for f in run.direct if f.role == "observed"]
+    likelihood = [c.total() for c in components] + [f.total().detach() for f in direct]
+    prior = [f.total().detach() for f in run.direct if f.role == "unknown"]
+    return Expectation(
+        log_likelihood=sum(likelihood, program.zero),
+        log_prior=sum(prior, program.zero),
+        counts=counts,
+        weights=weights,
+        responsibilities=lambda name: responsibilities(program, run, weights, name).detach(),
+        concentrations={name: _concentration(run, name, leaves[name]) for name in tables},
+    )
+
+
+def expected_log_density(
+    run: Run,
+    weights: list[torch.Tensor],
+    with_prior: bool,
+    without: frozenset[str] = frozenset(),
+) -> torch.Tensor:
+    """Expected complete-data log-density of a run, responsibilities held fixed.
+
+    Parameters
+    ----------
+    run : Run
+        A run at the values to judge.
+    weights : list of Tensor
+        Posterior probabilities of the run's enumerated factors, from an E-step.
+    with_prior : bool
+        Add the priors of the unknowns.
+    without : frozenset of str
+        Unknowns whose own prior is left out.
+    """
+    terms = [f.total() for f in run.direct if f.role == "observed"]
+    for factor, weight in zip(run.enumerated, weights, strict=True):
+        # An impossible value (log 0) that has no weight adds nothing: 0 · log 0 = 0.
+        zero = factor.log_prob.new_zeros(())
+        product = torch.where(weight > 0, weight * factor.log_prob, zero)
+        product = as_packed(product, dims_of(factor.log_prob))
+        terms.append(apply_scale(product, factor.scale).sum())
+    if with_prior:
+        terms += [f.total() for f in run.direct if f.role == "unknown" and f.name not in without]
+    return torch.stack(terms).sum()
+
+
+def _concentration(run: Run, name: str, table: torch.Tensor) -> torch.Tensor:
+    fn = base_distribution(run.priors.get(name))
+    if isinstance(fn, Dirichlet):
+        return fn.concentration.detach().expand(table.shape)
+    return torch.ones_like(table.detach())
+
+
+def candidate_tables(program: Program, with_prior: bool) -> frozenset[str]:
+    """Sites on a simplex whose M-step may be a normalisation of counts.
+
+    For the posterior objective the prior must be a Dirichlet, the conjugate one.
+    """
+    return frozenset(
+        name
+        for name, unknown in program.sites.unknowns.items()
+        if is_simplex(unknown.support)
+        and not unknown.is_param
+        and (not with_prior or isinstance(base_distribution(unknown.prior), Dirichlet))
+    )
+
+
+def normalise(
+    counts: torch.Tensor, table: torch.Tensor, pseudo: torch.Tensor | None
+) -> torch.Tensor:
+    """Rows of counts [..., K] (plus α − 1) as probabilities; a row without counts stays as it was."""
+    total = counts if pseudo is None else counts + (pseudo - 1.0)
+    total = total.clamp_min(0.0)
+    mass = total.sum(-1, keepdim=True)
+    return torch.where(mass > 0, total / torch.where(mass > 0, mass, 1.0), table)
+
+
+def find_tables(
+    program: Program, values: Values, *, hard: bool = False, with_prior: bool = False
+) -> frozenset[str]:
+    """Which simplex sites really are tables of category probabilities.
+
+    A table enters the expected complete-data log-density only as Σ n log π. That is tested: counts
+    are not negative, and moving a table changes the density by Σ n Δlog π exactly. A site that
+    fails (a simplex used as mixing proportions in a mean, say) gets a numerical M-step.
+    """
+    candidates = candidate_tables(program, with_prior)
+    if not candidates:
+        return candidates
+    found = expect(program, values, candidates, hard=hard, with_prior=with_prior)
+    base = _expected_at(program, values, found.weights, with_prior, candidates)
+    tables = set()
+    for name in candidates:
+        counts, table = found.counts[name], values[name]
+        if bool((counts < -1e-9 * counts.abs().max().clamp_min(1.0)).any()):
+            continue
+        # Half way to the new table, so that no cell falls to zero in the test.
+        moved = 0.5 * table + 0.5 * normalise(counts, table, None)
+        change = torch.where(counts > 0, counts * (moved.log() - table.log()), 0.0).sum()
+        there = _expected_at(
+            program, {**values, name: moved}, found.weights, with_prior, candidates
+        )
+        error = abs(float(there - base - change))
+        if error <= 1e-7 * max(1.0, abs(float(base)), float(counts.sum())):
+            tables.add(name)
+    return frozenset(tables)
+
+
+def _expected_at(
+    program: Program,
+    values: Values,
+    weights: list[torch.Tensor],
+    with_prior: bool,
+    without: frozenset[str],
+) -> torch.Tensor:
+    with torch.no_grad():
+        return expected_log_density(program.run(values), weights, with_prior, without)

@@ -1,0 +1,207 @@
+"""Point estimates by following the gradient of a program's density."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from likely.inference.coordinates import Coordinates, require_finite
+from likely.inference.engines.base import (
+    Found,
+    SearchOptions,
+    best_of,
+    check_choice,
+    check_int,
+    finish,
+)
+from likely.inference.engines.batches import Batches
+from likely.inference.engines.boundary import snap
+from likely.inference.errors import BoundaryWarning, NonFiniteError, OptionError
+from likely.inference.fit import Fit
+from likely.inference.monitor import Monitor
+from likely.inference.optimise import Evaluation, OptimizerFactory, descend, minimise
+from likely.inference.program import Density, Program, Values
+
+
+def value_and_gradient(
+    program: Program,
+    coordinates: Coordinates,
+    objective: Callable[[Density], torch.Tensor],
+    x: torch.Tensor,
+    indices: Values | None = None,
+) -> Evaluation:
+    """Negative objective and its gradient at a flat unconstrained point [n]."""
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        density = program.density(coordinates.split(x), unconstrained=True, indices=indices)
+        loss = -objective(density)
+        if not loss.requires_grad:
+            return float(loss), torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(loss, x)
+    return float(loss.detach()), gradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointOptions(SearchOptions):
+    """Options of `MLE` and `MAP`.
+
+    Parameters
+    ----------
+    optimizer : str or callable
+        ``"lbfgs"`` (strong Wolfe), ``"adam"``, or anything that makes a torch optimiser from a
+        list of tensors, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``. Mini-batches use
+        Adam when nothing else is said.
+    batch_size : int, optional
+        Observations in a mini-batch. The plate around the observed sites is subsampled, so the
+        program has to index its data with the plate's indices; log-densities inside are scaled up
+        and gradients stay unbiased. ``max_iter`` then counts steps.
+    """
+
+    optimizer: str | OptimizerFactory = "lbfgs"
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.optimizer, str):
+            check_choice("optimizer", self.optimizer, ("lbfgs", "adam"))
+        elif not callable(self.optimizer):
+            raise OptionError(
+                f"optimizer must be 'lbfgs', 'adam' or a callable, got {self.optimizer!r}"
+            )
+        if self.batch_size is not None:
+            check_int("batch_size", self.batch_size, 1)
+
+
+class PointEngine(PointOptions):
+    """Maximises a density over unconstrained coordinates; `MLE` and `MAP` say which density."""
+
+    with_prior: ClassVar[bool]
+
+    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
+        """Fit a program; see the class for what is found.
+
+        Parameters
+        ----------
+        program : callable
+            Any Pyro program.
+        *args, **kwargs
+            What the program is called with.
+
+        Raises
+        ------
+        ProgramError
+            If the program cannot be fitted; the site is named.
+        NonFiniteError
+            If the objective has no bound or stops being a number.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` was not enough.
+        BoundaryWarning
+            If the optimum lies on the boundary of the support.
+        """
+        started = time.perf_counter()
+        reading = self.read(program, args, kwargs)
+        with reading.session(self.seed):
+            coordinates = Coordinates(reading)
+            found = best_of(
+                self.restarts, self.seed, lambda attempt: self._search(reading, coordinates, attempt)
+            )
+            values, edges = snap(reading, found.values, lambda v: self._total(reading.density(v)))
+            if edges:
+                warnings.warn(
+                    f"{self.name}: the optimum lies on the boundary of the support at "
+                    f"{', '.join(map(repr, edges))}; it is reported there, and standard errors are "
+                    "not defined",
+                    BoundaryWarning,
+                    stacklevel=2,
+                )
+            return finish(
+                self,
+                reading,
+                started=started,
+                params=values,
+                draws=None,
+                history=found.history,
+                converged=found.converged,
+                n_iter=found.n_iter,
+                reason="stopped before it converged" if found.interrupted else "",
+            )
+
+    def _total(self, density: Density) -> torch.Tensor:
+        if self.with_prior:
+            return density.log_likelihood + density.log_prior
+        return density.log_likelihood
+
+    def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
+        values = coordinates.start(self.start_values(program), attempt)
+        start = coordinates.unconstrain(values)
+        label = self.name if self.restarts == 1 else f"{self.name} start {attempt + 1}"
+        with Monitor(label, self.max_iter, self.progress, self.callback, attempt) as monitor:
+            position = [start]
+
+            def step(value: float, x: torch.Tensor) -> bool:
+                require_finite(value, "the log-density", len(monitor.objectives))
+                position[0] = x.clone()
+                return monitor.step(-value, lambda: coordinates.constrain(x))
+
+            converged, n_iter, blocked = False, 0, False
+            if self.batch_size is None and self.optimizer == "lbfgs":
+                best = minimise(
+                    lambda x: value_and_gradient(program, coordinates, self._total, x),
+                    start,
+                    max_iter=self.max_iter,
+                    tol=self.tol,
+                    step=step,
+                )
+            else:
+                best = self._descend(program, coordinates, start, step)
+            position[0], converged = best.x, best.converged
+            n_iter, blocked = best.n_iter, best.blocked
+        if blocked and not converged:
+            raise NonFiniteError(
+                f"{self.name}: the log-density has no maximum: it grew to "
+                f"{monitor.objectives[-1]:.6g} until it was no longer a number. A scale that "
+                "shrinks onto one point does this; give it a prior and use MAP, or a lower bound."
+            )
+        if monitor.interrupted:
+            converged, n_iter = False, len(monitor.objectives) - 1
+        with torch.no_grad():
+            values = {n: v.detach() for n, v in coordinates.constrain(position[0]).items()}
+            objective = float(self._total(program.density(values)))
+        return Found(values, objective, monitor.objectives, converged, n_iter, monitor.interrupted)
+
+    def _descend(
+        self,
+        program: Program,
+        coordinates: Coordinates,
+        start: torch.Tensor,
+        step: Callable[[float, torch.Tensor], bool],
+    ) -> Any:
+        batches = Batches(program, self.batch_size) if self.batch_size is not None else None
+
+        def function(x: torch.Tensor) -> Evaluation:
+            indices = batches.draw() if batches is not None else None
+            return value_and_gradient(program, coordinates, self._total, x, indices)
+
+        factory = self.optimizer
+        if isinstance(factory, str):
+
+            def factory(tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
+                return torch.optim.Adam(tensors, lr=0.05)
+
+        return descend(
+            function,
+            start,
+            optimizer=factory,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            step=step,
+            stochastic=batches is not None,
+        )

@@ -1,0 +1,152 @@
+"""Pyro handlers and the scope in which a program runs.
+
+The functions here put values into a program and keep a run from touching global state; they hold
+no mathematics.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+
+@contextmanager
+def isolated(seed: int, dtype: torch.dtype, device: torch.device | None) -> Iterator[None]:
+    """Run a block with its own random numbers, parameter store, dtype and device.
+
+    Everything global is put back afterwards, so fits in one process never meet.
+    """
+    state = random.getstate(), np.random.get_state(), torch.get_default_dtype()
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(pyro.get_param_store().scope())
+        if device is not None and device.type != "cpu":
+            stack.enter_context(device)
+        try:
+            torch.set_default_dtype(dtype)
+            pyro.set_rng_seed(seed)
+            yield
+        finally:
+            random.setstate(state[0])
+            np.random.set_state(state[1])
+            torch.set_default_dtype(state[2])
+
+
+def is_plate(msg: Mapping[str, Any]) -> bool:
+    """Whether a trace node is the index site that a plate makes for itself."""
+    return isinstance(msg["fn"], _Subsample)
+
+
+def is_deterministic(msg: Mapping[str, Any]) -> bool:
+    """Whether a trace node was made by ``pyro.deterministic``."""
+    return bool((msg["infer"] or {}).get("_deterministic"))
+
+
+def base_distribution(fn: Any) -> Any:
+    """Unwrap independent, masked and expanded distributions."""
+    while True:
+        if isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
+            fn = fn.base_dist
+        elif isinstance(fn, dist.ExpandedDistribution):
+            fn = fn.base_dist
+        else:
+            return fn
+
+
+def is_discrete(fn: Any) -> bool:
+    """Whether a distribution's values are discrete."""
+    try:
+        return bool(fn.support.is_discrete)
+    except NotImplementedError:
+        return False
+
+
+class Substitute(Messenger):
+    """Give unknown sites their values and mark the discrete latents for enumeration.
+
+    Parameters
+    ----------
+    value_of : callable
+        ``value_of(name, msg)`` returns the value of an unknown site or parameter, or ``None`` to
+        let the program draw it.
+    indices : mapping of str to Tensor
+        For a subsampled plate, the indices in use.
+    enumerate_latents : bool
+        Mark discrete sites that are not observed for parallel enumeration.
+    """
+
+    def __init__(
+        self,
+        value_of: Callable[[str, dict[str, Any]], torch.Tensor | None],
+        indices: Mapping[str, torch.Tensor] | None = None,
+        enumerate_latents: bool = True,
+    ) -> None:
+        super().__init__()
+        self.value_of = value_of
+        self.indices = indices or {}
+        self.enumerate_latents = enumerate_latents
+        self.last_site: str | None = None
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        name = msg["name"]
+        if is_plate(msg):
+            if name in self.indices:
+                msg["value"] = self.indices[name]
+                msg["done"] = True
+            return
+        self.last_site = name
+        if msg["is_observed"]:
+            return
+        value = self.value_of(name, msg)
+        if value is not None:
+            for frame in msg["cond_indep_stack"]:
+                if frame.name in self.indices and frame.dim is not None:
+                    # A local unknown keeps its full length; a mini-batch sees its own rows.
+                    axis = frame.dim - len(msg["fn"].event_shape)
+                    if value.dim() >= -axis and value.shape[axis] == frame.full_size:
+                        value = value.index_select(axis, self.indices[frame.name])
+            msg["value"] = value
+            msg["done"] = True
+        elif self.enumerate_latents and is_discrete(msg["fn"]):
+            msg["infer"]["enumerate"] = "parallel"
+
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        self.last_site = msg["name"]
+        value = self.value_of(msg["name"], msg)
+        if value is not None:
+            msg["value"] = value
+            msg["done"] = True
+
+
+class ReplaceParameters(TorchFunctionMode):
+    """Let torch functions see other tensors in place of a module's parameters.
+
+    ``pyro.module`` registers parameters but the module goes on reading its own; with this mode the
+    density is a function of the values that are put in, and the user's module is never written to.
+    """
+
+    def __init__(self, replacements: Mapping[int, torch.Tensor]) -> None:
+        super().__init__()
+        self.replacements = replacements
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = tree_map_only(
+            torch.nn.Parameter,
+            lambda p: self.replacements.get(id(p), p),
+            (args, kwargs or {}),
+        )
+        return func(*args, **kwargs)

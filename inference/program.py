@@ -1,0 +1,411 @@
+"""Reading a program: from any Pyro callable to the densities that engines need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.ops import packed
+from pyro.poutine.enum_messenger import EnumMessenger
+from torch.distributions import biject_to
+
+from likely.inference.arguments import convert
+from likely.inference.errors import ProgramError
+from likely.inference.factors import Factor, contract
+from likely.inference.handlers import (
+    ReplaceParameters,
+    Substitute,
+    is_deterministic,
+    is_plate,
+    isolated,
+)
+from likely.inference.sites import Sites, classify, same_constraint
+
+Values = Mapping[str, torch.Tensor]
+ValueOf = Callable[[str, dict[str, Any]], "torch.Tensor | None"]
+
+
+@dataclass(frozen=True)
+class Density:
+    """Log-densities at one value of the unknowns; scalars that can be differentiated.
+
+    ``log_jacobian`` is the log absolute determinant of the map from unconstrained to constrained
+    values, zero when constrained values were given.
+    """
+
+    log_likelihood: torch.Tensor
+    log_prior: torch.Tensor
+    log_jacobian: torch.Tensor
+
+
+@dataclass(eq=False)
+class Run:
+    """The factors of one run.
+
+    Attributes
+    ----------
+    direct : list of Factor
+        Factors that no latent touches, with log-densities shaped like their plates.
+    enumerated : list of Factor
+        Packed factors over plates and enumerated dimensions.
+    sum_dims : frozenset of str
+        Symbols of the enumerated dimensions.
+    plate_symbols : dict of str to str
+        Symbol of each plate to its name.
+    latent_symbols : dict of str to str
+        Latent to the symbol of its enumerated dimension.
+    priors : dict of str to Distribution
+        Distribution of each unknown site in this run.
+    log_jacobian : Tensor
+        Of the map from unconstrained values.
+    """
+
+    direct: list[Factor]
+    enumerated: list[Factor]
+    sum_dims: frozenset[str]
+    plate_symbols: dict[str, str]
+    latent_symbols: dict[str, str]
+    priors: dict[str, Any]
+    log_jacobian: torch.Tensor
+
+
+class Program:
+    """A Pyro callable bound to its arguments and read once.
+
+    Parameters
+    ----------
+    program : callable
+        Any Pyro program.
+    *args, **kwargs
+        Its arguments. Floating tensors are cast to ``dtype``, arrays and pandas objects become
+        tensors, everything goes to ``device``.
+    seed : int
+        Seeds the reading run.
+    dtype : torch.dtype
+        Floating type in which the program runs.
+    device : torch.device or str, optional
+        Where the program runs; by default tensors stay where they are.
+
+    Attributes
+    ----------
+    sites : Sites
+        Unknowns, latents, observed sites, deterministic sites and plates.
+
+    Raises
+    ------
+    ProgramError
+        If the program has no unknowns or no observed sites, uses a name twice, has a discrete
+        latent that cannot be enumerated, an observation outside its support or a wrong shape. The
+        message names the site.
+    """
+
+    def __init__(
+        self,
+        program: Callable[..., Any],
+        *args: Any,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not callable(program):
+            raise ProgramError(
+                f"program must be a callable that makes Pyro statements, got {program!r}"
+            )
+        self.source = program
+        self.source_args, self.source_kwargs = args, kwargs
+        self.dtype = dtype
+        self.device = torch.device(device) if device is not None else None
+        self.args = tuple(convert(value, dtype, self.device) for value in args)
+        self.kwargs = {key: convert(value, dtype, self.device) for key, value in kwargs.items()}
+        self.sites = Sites()
+        with self.session(seed, validate=True):
+            self.sites = self._read()
+            if self.sites.latents:
+                # Shapes and control flow must stand enumeration, too: say so now, by name.
+                self.run({name: unknown.start for name, unknown in self.sites.unknowns.items()})
+
+    def rebind(self, *args: Any, **kwargs: Any) -> Program:
+        """The same program read with other arguments; outcomes may be left out to simulate."""
+        other = object.__new__(Program)
+        other.source, other.source_args, other.source_kwargs = self.source, args, kwargs
+        other.dtype, other.device = self.dtype, self.device
+        other.args = tuple(convert(value, self.dtype, self.device) for value in args)
+        other.kwargs = {k: convert(value, self.dtype, self.device) for k, value in kwargs.items()}
+        # Only simulated from: which sites are unknown stays what it was when the program was read.
+        other.sites = self.sites
+        return other
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @contextmanager
+    def session(self, seed: int, validate: bool = False) -> Iterator[None]:
+        """Scope for running the program: isolated state, and no validation unless asked."""
+        with isolated(seed, self.dtype, self.device), pyro.validation_enabled(validate):
+            yield
+
+    def _read(self) -> Sites:
+        nodes = self._draw()
+        store = pyro.get_param_store()
+        sites = classify(nodes, {name: store._constraints[name] for name in store.keys()})
+        if not sites.unknowns:
+            raise ProgramError(
+                "the program has no unknowns: every pyro.sample site is observed or discrete. "
+                "Give what is to be learnt a continuous pyro.sample site or a pyro.param."
+            )
+        if not sites.observed:
+            names = ", ".join(map(repr, sites.latents))
+            raise ProgramError(
+                "the program has no observed site, so there is nothing to learn from. Pass the "
+                "data and give them to a site with obs=."
+                + (f" Discrete sites without data: {names}." if names else "")
+            )
+        again = self._draw()
+        for name, unknown in sites.unknowns.items():
+            if not unknown.is_param and not same_constraint(
+                unknown.support, again[name]["fn"].support
+            ):
+                sites.unknowns[name] = replace(unknown, static=False)
+        return sites
+
+    def _draw(self) -> Mapping[str, Mapping[str, Any]]:
+        """Nodes of a run in which every unknown is drawn from its prior."""
+        reader = _Reader()
+        with poutine.trace() as tracer, reader:
+            self._call(reader)
+        for name, node in tracer.trace.nodes.items():
+            if node["type"] == "sample" and node["is_observed"] and not is_plate(node):
+                _check_observation(name, node)
+        return tracer.trace.nodes  # type: ignore[no-any-return]
+
+    def _call(self, handler: Substitute) -> None:
+        try:
+            self.source(*self.args, **self.kwargs)
+        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            if type(error).__module__.startswith("likely."):
+                raise
+            where = f"after site '{handler.last_site}'" if handler.last_site else "at its start"
+            raise ProgramError(f"the program failed {where}: {error}{_mend(error)}") from error
+
+    # -- running -----------------------------------------------------------------------------
+
+    def trace(
+        self, value_of: ValueOf, indices: Values | None = None, enumerate_latents: bool = True
+    ) -> Any:
+        """Trace of one run with the values that ``value_of`` gives.
+
+        Must be called inside `session`.
+        """
+        handler = Substitute(value_of, indices, enumerate_latents)
+        enum: AbstractContextManager[Any] = nullcontext()
+        swap: AbstractContextManager[Any] = nullcontext()
+        if enumerate_latents and self.sites.latents:
+            enum = EnumMessenger(first_available_dim=-1 - self.sites.max_plate_nesting)
+        if self.sites.parameter_objects:
+            values = {n: value_of(n, {}) for n in self.sites.parameter_objects}
+            swap = ReplaceParameters(
+                {
+                    id(self.sites.parameter_objects[name]): value
+                    for name, value in values.items()
+                    if value is not None
+                }
+            )
+        with poutine.trace() as tracer, enum, handler, swap:
+            self._call(handler)
+        return tracer.trace
+
+    def run(
+        self,
+        values: Values,
+        *,
+        unconstrained: bool | Collection[str] = False,
+        indices: Values | None = None,
+    ) -> Run:
+        """Run the program at given values of the unknowns and collect its factors.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+            Value of every unknown.
+        unconstrained : bool or collection of str
+            The values (of these sites) are unconstrained; each is mapped through the support its
+            site has in this very run, which may depend on other sites.
+        indices : mapping of str to Tensor, optional
+            Mini-batch: the indices of subsampled plates.
+        """
+        free = None if isinstance(unconstrained, bool) else frozenset(unconstrained)
+        jacobians: list[torch.Tensor] = []
+        constrained: dict[str, torch.Tensor] = {}
+
+        def value_of(name: str, msg: dict[str, Any]) -> torch.Tensor | None:
+            value = values.get(name)
+            if value is None or not (name in free if free is not None else unconstrained):
+                return value
+            if name not in constrained:
+                unknown = self.sites.unknowns[name]
+                static = unknown.static or not msg
+                transform = unknown.transform if static else biject_to(msg["fn"].support)
+                constrained[name] = transform(value)
+                if not unknown.is_param:
+                    jacobians.append(
+                        transform.log_abs_det_jacobian(value, constrained[name]).sum()
+                    )
+            return constrained[name]
+
+        trace = self.trace(value_of, indices)
+        run = Run([], [], frozenset(), {}, {}, {}, sum(jacobians, self.zero))
+        if self.sites.latents:
+            trace.symbolize_dims()
+            run.plate_symbols = {s: plate for plate, s in trace.plate_to_symbol.items()}
+        for name, node in trace.nodes.items():
+            if node["type"] != "sample" or is_plate(node) or is_deterministic(node):
+                continue
+            if node["is_observed"]:
+                role = "observed"
+            elif name in self.sites.unknowns:
+                role = "unknown"
+                run.priors[name] = node["fn"]
+            else:
+                role = "latent"
+                run.latent_symbols[name] = node["infer"]["_enumerate_symbol"]
+            log_prob = _log_prob(name, node, role)
+            hidden = bool(self.sites.latents) and (
+                role == "latent" or log_prob.dim() > self.sites.max_plate_nesting
+            )
+            if hidden:
+                run.enumerated.append(_pack(name, role, log_prob, node, trace.plate_to_symbol))
+            else:
+                run.direct.append(Factor(name, role, log_prob, frozenset(), node["scale"]))
+        run.sum_dims = frozenset(
+            dim for factor in run.enumerated for dim in factor.log_prob._pyro_dims
+        ) - frozenset(run.plate_symbols)
+        return run
+
+    @property
+    def zero(self) -> torch.Tensor:
+        """Scalar zero of the program's dtype and device."""
+        return torch.zeros((), dtype=self.dtype, device=self.device)
+
+    # -- densities ---------------------------------------------------------------------------
+
+    def density(
+        self, values: Values, *, unconstrained: bool = False, indices: Values | None = None
+    ) -> Density:
+        """Log-likelihood (latents summed out), log-prior and log-Jacobian at ``values``."""
+        run = self.run(values, unconstrained=unconstrained, indices=indices)
+        likelihood = [f.total() for f in run.direct if f.role == "observed"]
+        prior = [f.total() for f in run.direct if f.role == "unknown"]
+        if run.enumerated:
+            likelihood += [c.total() for c in contract(run.enumerated, run.sum_dims)]
+            if any(f.role == "unknown" for f in run.enumerated):
+                # An unknown below a latent: its prior is a mixture over the latent.
+                above = [f for f in run.enumerated if f.role != "observed"]
+                mixture = [c.total() for c in contract(above, run.sum_dims)]
+                prior += mixture
+                likelihood += [-term for term in mixture]
+        return Density(sum(likelihood, self.zero), sum(prior, self.zero), run.log_jacobian)
+
+    def log_likelihood(self, values: Values, *, unconstrained: bool = False) -> torch.Tensor:
+        """log p(data | θ) with the discrete latents summed out; a differentiable scalar."""
+        with self.session(0):
+            return self.density(values, unconstrained=unconstrained).log_likelihood
+
+    def log_prior(self, values: Values, *, unconstrained: bool = False) -> torch.Tensor:
+        """log p(θ), the density in the constrained space; a differentiable scalar."""
+        with self.session(0):
+            return self.density(values, unconstrained=unconstrained).log_prior
+
+    def hook(self, name: str) -> Any:
+        """An optional attribute of the user's program (``initial``, ``m_step``, ...), or None."""
+        return getattr(self.source, name, None)
+
+
+class _Reader(Substitute):
+    """Draws every site and refuses a name that was seen before."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda name, msg: None, enumerate_latents=False)
+        self.seen: set[str] = set()
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        super()._pyro_sample(msg)
+        name = msg["name"]
+        if name in self.seen:
+            raise ProgramError(
+                f"two sites are called '{name}'. Give each pyro.sample and pyro.plate its own name "
+                f"(in a loop, f'{name}_{{i}}')."
+            )
+        self.seen.add(name)
+
+
+def _check_observation(name: str, node: Mapping[str, Any]) -> None:
+    try:
+        log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ProgramError(
+            f"observed site '{name}' cannot have come from {node['fn']}: {error}{_mend(error)}"
+        ) from error
+    if bool(torch.isnan(log_prob).any()):
+        raise ProgramError(
+            f"observed site '{name}' has a log-density that is not a number; look for NaN in its "
+            "data or its parameters"
+        )
+
+
+def _log_prob(name: str, node: Mapping[str, Any], role: str) -> torch.Tensor:
+    """Masked, unscaled log-density of a site."""
+    try:
+        log_prob: torch.Tensor = node["fn"].log_prob(
+            node["value"], *node["args"], **node["kwargs"]
+        )
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ProgramError(
+            f"the log-density of site '{name}' cannot be computed: {error}{_mend(error)}"
+        ) from error
+    # A masked latent still sums to one; masking its prior would count its states.
+    mask = node["mask"]
+    if role == "latent" or mask is None or mask is True:
+        return log_prob
+    return torch.where(torch.as_tensor(mask, device=log_prob.device), log_prob, log_prob.new_zeros(()))
+
+
+def _pack(
+    name: str, role: str, log_prob: torch.Tensor, node: Mapping[str, Any], plates: Mapping[str, str]
+) -> Factor:
+    """Name the dimensions of a factor that depends on latents."""
+    symbols, scale = node["infer"]["_dim_to_symbol"], node["scale"]
+    try:
+        value = packed.pack(log_prob, symbols)
+        if isinstance(scale, torch.Tensor):
+            scale = packed.pack(scale[...], symbols)
+    except ValueError as error:
+        raise ProgramError(
+            f"site '{name}' has a log-density of shape {tuple(log_prob.shape)} with a dimension "
+            "that no plate names, so latents cannot be summed out around it. Put the dimension in "
+            "a pyro.plate, or make it part of the event with .to_event(1)."
+        ) from error
+    ordinal = frozenset(plates[f.name] for f in node["cond_indep_stack"] if f.vectorized)
+    return Factor(name, role, value, ordinal, scale)
+
+
+def _mend(error: Exception) -> str:
+    """Advice for failures that have one usual cause."""
+    text = str(error)
+    if "Boolean value of Tensor" in text:
+        return (
+            ". If the value is a discrete latent, Python cannot branch on it while it is summed "
+            "out: use torch.where or index with it."
+        )
+    if "dtype" in text or "but got Float" in text or "but found Float" in text:
+        return (
+            ". Tensors that a program closes over keep their dtype: pass data as arguments, or "
+            "give the engine dtype=torch.float32."
+        )
+    if "Shape mismatch inside plate" in text:
+        return ". The data and the plate disagree about how many there are."
+    return ""
