@@ -1,0 +1,42 @@
+"""Learning from data with any Pyro program: engines, fits and their comparison."""
+
+from likely.inference.engines import EM, ENGINES, MAP, MLE, NUTS, SVI, Engine, Laplace, fit
+from likely.inference.errors import (
+    BoundaryWarning,
+    ConvergenceWarning,
+    FitError,
+    FlatDirectionError,
+    InferenceError,
+    MonotonicityError,
+    NonFiniteError,
+    OptionError,
+    ProgramError,
+)
+from likely.inference.fit import Fit
+from likely.inference.monitor import Step
+from likely.inference.program import Density, Program
+
+__all__ = [
+    "EM",
+    "ENGINES",
+    "MAP",
+    "MLE",
+    "NUTS",
+    "SVI",
+    "BoundaryWarning",
+    "ConvergenceWarning",
+    "Density",
+    "Engine",
+    "Fit",
+    "FitError",
+    "FlatDirectionError",
+    "InferenceError",
+    "Laplace",
+    "MonotonicityError",
+    "NonFiniteError",
+    "OptionError",
+    "Program",
+    "ProgramError",
+    "Step",
+    "fit",
+]

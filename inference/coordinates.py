@@ -60,8 +60,21 @@ class Coordinates:
             return {name: unknowns[name].transform(value) for name, value in values.items()}
         return self._by_run(values, inverse=False)
 
-    def unconstrain(self, values: Values) -> torch.Tensor:
-        """Flat unconstrained vector of constrained values; boundary points are put far out.
+    def constrain_draws(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Constrained draws [chain, draw, *shape] from flat ones [chain, draw, size]."""
+        unknowns = self.program.sites.unknowns
+        lead = flat.shape[:-1]
+        if all(u.static for u in unknowns.values()):
+            pieces = {n: flat[..., s].reshape(lead + self.shapes[n]) for n, s in self.slices.items()}
+            return {name: unknowns[name].transform(piece) for name, piece in pieces.items()}
+        rows = [self.constrain(row) for row in flat.reshape(-1, self.size)]
+        return {
+            name: torch.stack([row[name] for row in rows]).reshape(lead + unknowns[name].shape)
+            for name in self.slices
+        }
+
+    def unconstrain(self, values: Values, edge: float = _EDGE) -> torch.Tensor:
+        """Flat unconstrained vector of constrained values; boundary points are put ``edge`` out.
 
         Must be called inside the program's session.
         """
@@ -71,7 +84,7 @@ class Coordinates:
         else:
             found = self._by_run(values, inverse=True)
         flat = self.join(found)
-        return torch.nan_to_num(flat, nan=0.0, posinf=_EDGE, neginf=-_EDGE)
+        return torch.nan_to_num(flat, nan=0.0, posinf=edge, neginf=-edge)
 
     def _by_run(self, values: Values, inverse: bool) -> dict[str, torch.Tensor]:
         """Map values through the supports that the sites have when the program runs on them."""

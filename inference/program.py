@@ -165,6 +165,9 @@ class Program:
                 "data and give them to a site with obs=."
                 + (f" Discrete sites without data: {names}." if names else "")
             )
+        for name, unknown in sites.unknowns.items():
+            start = unknown.start.to(dtype=self.dtype, device=self.device)
+            sites.unknowns[name] = replace(unknown, start=start)
         again = self._draw()
         for name, unknown in sites.unknowns.items():
             if not unknown.is_param and not same_constraint(
@@ -175,8 +178,8 @@ class Program:
 
     def _draw(self) -> Mapping[str, Mapping[str, Any]]:
         """Nodes of a run in which every unknown is drawn from its prior."""
-        reader = _Reader()
-        with poutine.trace() as tracer, reader:
+        reader = _Reader(self.dtype, self.device)
+        with poutine.trace() as tracer, reader, ReplaceParameters(reader.copies):
             self._call(reader)
         for name, node in tracer.trace.nodes.items():
             if node["type"] == "sample" and node["is_observed"] and not is_plate(node):
@@ -326,11 +329,25 @@ class Program:
 
 
 class _Reader(Substitute):
-    """Draws every site and refuses a name that was seen before."""
+    """Draws every site and refuses a name that was seen before.
 
-    def __init__(self) -> None:
+    A module's parameters are read as copies in the fit's dtype, on its device; ``copies`` maps the
+    identity of a parameter to its copy.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device | None) -> None:
         super().__init__(lambda name, msg: None, enumerate_latents=False)
         self.seen: set[str] = set()
+        self.copies: dict[int, torch.Tensor] = {}
+        self._dtype, self._device = dtype, device
+
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        super()._pyro_param(msg)
+        source = msg["args"][0] if msg["args"] else None
+        if isinstance(source, torch.nn.Parameter):
+            copy = source.detach().clone().to(dtype=self._dtype, device=self._device)
+            msg["value"] = self.copies.setdefault(id(source), copy)
+            msg["done"] = True
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         super()._pyro_sample(msg)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -9,6 +11,11 @@ from torch import Tensor
 
 from likely.envs import DataError
 from likely.models._clustering import positive_or_one
+
+# Entries of the centred points [K, m, D] that one pass keeps in cache, and the fewest rows m
+# that make a pass worth its calls.
+_BLOCK = 1 << 15
+_SMALLEST_BLOCK = 256
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 
@@ -19,9 +26,32 @@ _SINGULAR = (
 )
 
 
+class Moments(NamedTuple):
+    """Weighted moments of mixture components.
+
+    Attributes
+    ----------
+    sizes : Tensor
+        Expected number of points of each component, ``[K]``.
+    means : Tensor
+        ``[K, D]``.
+    scatter : Tensor
+        Sums of squares about the means: ``[K, D, D]`` for ``"full"``, their sum
+        ``[D, D]`` for ``"tied"``, ``[K, D]`` for ``"diag"`` and, averaged over the
+        features, ``[K]`` for ``"spherical"``.
+    counts : Tensor
+        Points behind each covariance, shaped to divide ``scatter``.
+    """
+
+    sizes: Tensor
+    means: Tensor
+    scatter: Tensor
+    counts: Tensor
+
+
 def component_moments(
     x: Tensor, responsibilities: Tensor, covariance: str, locs: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Moments:
     """Weighted moments of each component.
 
     Parameters
@@ -34,34 +64,31 @@ def component_moments(
         ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
     locs
         Means ``[K, D]`` that components without responsibility keep.
-
-    Returns
-    -------
-    sizes : Tensor
-        Expected number of points of each component, ``[K]``.
-    means : Tensor
-        ``[K, D]``.
-    scatter : Tensor
-        Sums of squares about the means: ``[K, D, D]`` for ``"full"``, their sum
-        ``[D, D]`` for ``"tied"``, ``[K, D]`` for ``"diag"`` and, averaged over the
-        features, ``[K]`` for ``"spherical"``.
     """
     # The component axis first makes the rows of weights contiguous.
     weights = responsibilities.to(x.dtype).T.contiguous()
     sizes = weights.sum(-1)
     present = (sizes > 0).unsqueeze(-1)
     means = torch.where(present, weights @ x / positive_or_one(sizes).unsqueeze(-1), locs)
-    parts = []
-    # One component at a time: [n, D] at once instead of [K, n, D].
-    for weight, mean in zip(weights, means, strict=True):
-        centred = x - mean
-        if covariance in ("full", "tied"):
-            parts.append((centred * weight.unsqueeze(-1)).T @ centred)
+    k, d = means.shape
+    correlated = covariance in ("full", "tied")
+    scatter = x.new_zeros((k, d, d) if correlated else (k, 1, d))
+    size = max(_SMALLEST_BLOCK, _BLOCK // (k * d))
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        centred = x[rows] - means.unsqueeze(1)
+        if correlated:
+            scatter.baddbmm_((centred * weights[:, rows, None]).mT, centred)
         else:
-            squares = weight @ centred.square()
-            parts.append(squares if covariance == "diag" else squares.mean())
-    scatter = torch.stack(parts)
-    return sizes, means, scatter.sum(0) if covariance == "tied" else scatter
+            scatter.baddbmm_(weights[:, None, rows], centred.square())
+    if covariance == "tied":
+        return Moments(sizes, means, scatter.sum(0), sizes.sum())
+    if covariance == "full":
+        return Moments(sizes, means, scatter, sizes.reshape(-1, 1, 1))
+    scatter = scatter.squeeze(1)
+    if covariance == "diag":
+        return Moments(sizes, means, scatter, sizes.unsqueeze(-1))
+    return Moments(sizes, means, scatter.mean(-1), sizes)
 
 
 def raise_to_floor(matrix: Tensor, variances: Tensor, floor: float) -> Tensor:
@@ -72,7 +99,7 @@ def raise_to_floor(matrix: Tensor, variances: Tensor, floor: float) -> Tensor:
     :math:`\mathrm{diag}(v)^{-1/2} S\,\mathrm{diag}(v)^{-1/2}` below :math:`\epsilon` are
     raised to it. Being the constrained maximum, it keeps EM monotone (Ingrassia & Rocci
     2007, "Constrained monotone EM algorithms for finite mixture of multivariate
-    Gaussians", section 3), unlike adding to the diagonal.
+    Gaussians"), unlike adding to the diagonal.
 
     Parameters
     ----------
@@ -166,30 +193,36 @@ def covariance_sites(
 
 
 def sample_covariance(
-    median: Tensor, log_sd: Tensor, concentration: Tensor, covariance: str, d: int
+    covariance: str,
+    like: Tensor,
+    d: int,
+    *,
+    median: float | tuple[float, ...],
+    log_sd: float,
+    concentration: float,
 ) -> Tensor:
     """Sample the sites of one covariance, or of K within a plate.
 
     Parameters
     ----------
-    median
-        Median of the log-normal prior on ``scales``; a scalar or, not for
-        ``"spherical"``, ``[D]``.
-    log_sd
-        Standard deviation of the logarithm of ``scales``, a scalar.
-    concentration
-        LKJ concentration, a scalar.
     covariance
         ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
+    like
+        Tensor whose dtype and device the priors take.
     d
         Number of features D.
+    median, log_sd
+        Median (one, or D of them) of the log-normal prior on ``scales``, and standard
+        deviation of the logarithm.
+    concentration
+        LKJ concentration.
 
     Returns
     -------
     Tensor
         Lower Cholesky factor of the covariance, ``[D, D]`` or ``[K, D, D]``.
     """
-    prior = dist.LogNormal(median.log(), log_sd)
+    prior = dist.LogNormal(like.new_tensor(median).log(), like.new_tensor(log_sd))
     if covariance == "spherical":
         scales = pyro.sample("scales", prior)
         scales = scales.unsqueeze(-1).expand(*scales.shape, d)
@@ -197,7 +230,7 @@ def sample_covariance(
         scales = pyro.sample("scales", prior.expand([d]).to_event(1))
     factor = scales.diag_embed()
     if covariance in ("full", "tied") and d > 1:
-        lkj = dist.LKJCholesky(d, concentration)
+        lkj = dist.LKJCholesky(d, like.new_tensor(concentration))
         factor = factor @ pyro.sample("correlation_cholesky", lkj)
     pyro.deterministic("covariances", factor @ factor.mT, event_dim=2)
     return factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,21 +171,26 @@ class GaussianMixture:
         like = torch.empty(()) if x is None else x
         concentration = like.new_tensor(self.weight_concentration)
         weights = pyro.sample("weights", dist.Dirichlet(concentration.expand(self.n_components)))
+        cluster = pyro.plate("cluster", self.n_components, device=str(like.device))
         tied = self.covariance == "tied"
-        if tied:
-            scale_tril = self._sample_covariance(like, d)
-        with pyro.plate("cluster", self.n_components, device=str(like.device)):
-            prior = dist.Normal(
-                self._by_feature("loc_mean", like, d), self._by_feature("loc_scale", like, d)
+        with nullcontext() if tied else cluster:
+            scale_tril = sample_covariance(
+                self.covariance,
+                like,
+                d,
+                median=self.scale_median,
+                log_sd=self.scale_log_sd,
+                concentration=self.correlation_concentration,
             )
-            locs = pyro.sample("locs", prior.to_event(1))
-            if not tied:
-                scale_tril = self._sample_covariance(like, d)
+        with cluster:
+            mean, scale = like.new_tensor(self.loc_mean), like.new_tensor(self.loc_scale)
+            locs = pyro.sample("locs", dist.Normal(mean.expand(d), scale).to_event(1))
         with pyro.plate("observation", n, device=str(like.device)) as index:
             component = pyro.sample("component", dist.Categorical(weights))
-            loc = Vindex(locs)[..., component, :]
+            # The new dimension is this plate's, for plates outside that vectorise the program.
+            loc = Vindex(locs.unsqueeze(-3))[..., component, :]
             if not tied:
-                scale_tril = Vindex(scale_tril)[..., component, :, :]
+                scale_tril = Vindex(scale_tril.unsqueeze(-4))[..., component, :, :]
             points = None if x is None else x[plate_rows(index, n, x.device)]
             return pyro.sample("x", ComponentNormal(loc, scale_tril), obs=points)
 
@@ -205,13 +211,15 @@ class GaussianMixture:
         overall = average_of_sites({"scales": variances.sqrt()}, self.covariance)
         if self.covariance == "spherical":
             overall = variances.mean()
-        sizes, locs, scatter = component_moments(
+        moments = component_moments(
             x, members, self.covariance, x.mean(0).expand(self.n_components, d)
         )
-        counts = self._counts(sizes, scatter)
-        average = (scatter + (d + 1) * overall) / (counts + d + 1)
-        weights = (sizes + 1) / (n + self.n_components)
-        return {"weights": weights, "locs": locs, **self._covariance_sites(average, variances)}
+        average = (moments.scatter + (d + 1) * overall) / (moments.counts + d + 1)
+        return {
+            "weights": (moments.sizes + 1) / (n + self.n_components),
+            "locs": moments.means,
+            **covariance_sites(average, self.covariance, variances, self.covariance_floor),
+        }
 
     def m_step(
         self,
@@ -256,15 +264,15 @@ class GaussianMixture:
         if objective != "likelihood" or x is None:
             return {}
         x, n, _ = self._points_or_size(x, n, dim)
-        sizes, locs, scatter = component_moments(
+        _, means, scatter, counts = component_moments(
             x, responsibilities["component"], self.covariance, params["locs"]
         )
-        counts = self._counts(sizes, scatter)
         average = scatter / positive_or_one(counts)
         if bool((counts <= 0).any()):
             average = torch.where(counts > 0, average, average_of_sites(params, self.covariance))
         variances = positive_or_one(x.var(0, correction=0))
-        return {"locs": locs, **self._covariance_sites(average, variances)}
+        sites = covariance_sites(average, self.covariance, variances, self.covariance_floor)
+        return {"locs": means, **sites}
 
     def _points_or_size(
         self, x: Any, n: int | None, dim: int | None
@@ -288,24 +296,3 @@ class GaussianMixture:
             if isinstance(value, tuple) and len(value) != shape[1]:
                 raise DataError(f"{name} has {len(value)} entries, but x has {shape[1]} features")
         return x, *shape
-
-    def _counts(self, sizes: Tensor, scatter: Tensor) -> Tensor:
-        """Points behind each covariance, shaped to divide ``scatter``."""
-        if self.covariance == "tied":
-            return sizes.sum()
-        return sizes.reshape(-1, *(1,) * (scatter.dim() - 1))
-
-    def _covariance_sites(self, average: Tensor, variances: Tensor) -> dict[str, Tensor]:
-        return covariance_sites(average, self.covariance, variances, self.covariance_floor)
-
-    def _sample_covariance(self, like: Tensor, d: int) -> Tensor:
-        return sample_covariance(
-            like.new_tensor(self.scale_median),
-            like.new_tensor(self.scale_log_sd),
-            like.new_tensor(self.correlation_concentration),
-            self.covariance,
-            d,
-        )
-
-    def _by_feature(self, name: str, like: Tensor, d: int) -> Tensor:
-        return like.new_tensor(getattr(self, name)).expand(d)

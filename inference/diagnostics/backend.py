@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -84,6 +85,30 @@ def plot_trace(data: Any, **options: Any) -> Figure:
 def plot_forest(data: Any, **options: Any) -> Figure:
     """``arviz.plot_forest``: intervals by site element."""
     return _figure(arviz().plot_forest(data, **options))
+
+
+def psis_khat(log_weights: Any) -> float:
+    """Shape of the generalised Pareto tail of importance weights (Vehtari et al. 2024).
+
+    Parameters
+    ----------
+    log_weights : array-like, [draw]
+        Log importance ratios, target minus proposal.
+
+    Returns
+    -------
+    float
+        Below 0.7 the ratios can be trusted; ``inf`` where a ratio is not finite.
+    """
+    ratios = np.asarray(log_weights, dtype=float)
+    if not np.isfinite(ratios).all():
+        return float("inf")
+    if has_inference_data():
+        # 0.23 wants the shape of [..., draw].
+        _, khat = arviz().psislw(ratios[None, :].copy())
+    else:
+        _, khat = import_module("arviz_stats.base").array_stats.psislw(ratios.copy())
+    return float(np.ravel(np.asarray(khat))[0])
 
 
 def _figure(drawn: Any) -> Figure:

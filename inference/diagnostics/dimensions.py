@@ -50,6 +50,7 @@ class Dimensions:
         self.given_dims = _mapping(dims, "dims")
         self.given_coords = _mapping(coords, "coords")
         self.used: set[str] = set()
+        self.renamed: dict[str, str] = {}
         sites = program.sites
         known = {*sites.unknowns, *sites.latents, *sites.observed, *sites.deterministic}
         unknown = sorted(set(self.given_dims) - known)
@@ -92,7 +93,9 @@ class Dimensions:
             names[len(shape) - len(own) :] = own
         found = [str(name) for name in lead]
         for axis, name in enumerate(names):
-            found.append(_distinct(name or f"{site}_dim_{axis}", {*found, *SAMPLE_DIMS}))
+            name = name or f"{site}_dim_{axis}"
+            found.append(_distinct(name, {*found, *SAMPLE_DIMS}))
+            self.renamed[found[-1]] = name
         return tuple(found)
 
     def dataset(
@@ -115,11 +118,11 @@ class Dimensions:
         sizes: dict[str, tuple[int, str]] = {}
         renamed: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
         variables = {safe_name(name) for name in arrays}
-        sources: dict[str, str] = {}
         for name, (names, value) in arrays.items():
             # xarray would take a variable that is called like a dimension for its labels.
             own = tuple(f"{dim}_dim" if dim in variables else dim for dim in names)
-            sources.update(zip(own, names, strict=True))
+            for new, old in zip(own, names, strict=True):
+                self.renamed.setdefault(new, self.renamed.get(old, old))
             for dim, length in zip(own, value.shape, strict=True):
                 before, where = sizes.setdefault(dim, (length, name))
                 if before != length:
@@ -127,11 +130,8 @@ class Dimensions:
                         f"dimension '{dim}' has length {before} in site '{where}' and {length} in "
                         f"site '{name}'; give them different names with dims="
                     )
-            renamed[safe_name(name)] = own, value
-        coords = {
-            dim: self.labels(sources[dim], length, where)
-            for dim, (length, where) in sizes.items()
-        }
+            renamed[_distinct(safe_name(name), set(renamed))] = own, value
+        coords = {dim: self.labels(dim, *size) for dim, size in sizes.items()}
         return xr.Dataset(renamed, coords=coords, attrs=dict(attrs))
 
     def labels(self, dim: str, length: int, site: str) -> np.ndarray:
@@ -142,9 +142,9 @@ class Dimensions:
         FitError
             If the labels given for the dimension are not ``length`` many.
         """
-        base = dim if dim in self.given_coords or dim in self.hook_coords else _original(dim)
         if dim in SAMPLE_DIMS:
             return np.arange(length)
+        base = self.renamed.get(dim, dim)
         for given, source in (
             (self.given_coords, "coords"),
             (self.hook_coords, "the program's coords"),
@@ -177,12 +177,15 @@ def safe_name(name: str) -> str:
 
 def as_labels(values: Iterable[Any]) -> np.ndarray:
     """Labels as a one-dimensional array of numbers, dates or text, whatever can be in a file."""
-    listed = values.tolist() if hasattr(values, "tolist") else list(values)
-    kinds = {type(value) for value in listed}
-    if len(kinds) == 1 and not issubclass(next(iter(kinds)), tuple | list):
-        found = np.asarray(listed)
-        if found.dtype.kind in "biufUM":
-            return found
+    if hasattr(values, "dtype"):
+        array = np.asarray(values)
+        if array.ndim == 1 and array.dtype.kind in "biufUM":
+            return array
+    listed = list(values)
+    if len({type(value) for value in listed}) == 1 and not isinstance(listed[0], tuple | list):
+        array = np.asarray(listed)
+        if array.dtype.kind in "biufUM":
+            return array
     return np.asarray([str(value) for value in listed], dtype=str)
 
 
@@ -204,12 +207,6 @@ def _distinct(name: str, taken: set[str]) -> str:
     while f"{name}_{number}" in taken:
         number += 1
     return f"{name}_{number}"
-
-
-def _original(name: str) -> str:
-    """The name before `_distinct` numbered it."""
-    base, _, number = name.rpartition("_")
-    return base if base and number.isdigit() else name
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import pandas as pd
 import torch
 
-from likely.inference.coordinates import Coordinates
-from likely.inference.errors import ConvergenceWarning, OptionError
+from likely.inference.errors import ConvergenceWarning, OptionError, ProgramError
 from likely.inference.fit import Fit
 from likely.inference.monitor import Callback
 from likely.inference.program import Program, Values
@@ -256,9 +255,15 @@ def posterior_mean(program: Program, draws: Values) -> dict[str, torch.Tensor]:
     return means
 
 
-def coordinates_of(program: Program) -> Coordinates:
-    """Flat coordinates of a program's unknowns."""
-    return Coordinates(program)
+def require_priors(program: Program, engine: str) -> None:
+    """Raise a `ProgramError` if an unknown has no prior, which a posterior needs."""
+    bare = [name for name, unknown in program.sites.unknowns.items() if unknown.is_param]
+    if bare:
+        raise ProgramError(
+            f"{', '.join(map(repr, bare))} are parameters without a prior, and {engine} needs a "
+            "posterior: make them pyro.sample sites (pyro.nn.PyroSample for a module), or use MLE, "
+            "MAP, EM or SVI"
+        )
 
 
 def check_int(name: str, value: Any, least: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.util import ignore_jit_warnings
 from torch import Tensor
 
 from likely.envs import DataError
@@ -100,8 +101,9 @@ class DawidSkene:
             confusion = pyro.sample("confusion", dist.Dirichlet(confusion_prior).to_event(1))
         with pyro.plate("task", n_tasks, device=device) as index:
             batch = annotations
-            if index is not None and len(index) < n_tasks:
-                batch = annotations.subset(index)
+            with ignore_jit_warnings():
+                if index is not None and len(index) < n_tasks:
+                    batch = annotations.subset(index)
             known = batch.truth
             prior = dist.Categorical(prevalence)
             truth = pyro.sample("truth", prior, obs=known if n_known == n_tasks else None)
@@ -158,12 +160,16 @@ class DawidSkene:
             "dtype": torch.get_default_dtype(),
             "device": annotations.task.device,
         }
-        prevalence = torch.as_tensor(self.prevalence_prior, **options).expand(k)
+
+        def filled(prior: float | Tensor, *shape: int) -> Tensor:
+            if isinstance(prior, Tensor) and prior.dim():
+                return prior.to(**options)
+            return torch.full(shape, float(prior), **options)
+
+        prevalence = filled(self.prevalence_prior, k)
         if self.confusion_prior is None:
-            confusion = 1 + 1 / k + 2 * torch.eye(k, **options)
-        else:
-            confusion = torch.as_tensor(self.confusion_prior, **options)
-        return prevalence, confusion if confusion.dim() == 3 else confusion.expand(k, k)
+            return prevalence, 1 + 1 / k + 2 * torch.eye(k, **options)
+        return prevalence, filled(self.confusion_prior, k, k)
 
     def _check(self, annotations: Annotations) -> None:
         if annotations.n_classes != self.n_classes:

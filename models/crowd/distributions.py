@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.util import ignore_jit_warnings
 from torch import Size, Tensor
 from torch.distributions import constraints
 
@@ -56,6 +57,7 @@ class RaggedLabels(TorchDistribution):
         "truth": constraints.nonnegative_integer,
     }
 
+    @ignore_jit_warnings()
     def __init__(
         self,
         confusion: Tensor,
@@ -102,6 +104,7 @@ class RaggedLabels(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
+    @ignore_jit_warnings()
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of every task's labels.
 
@@ -123,7 +126,7 @@ class RaggedLabels(TorchDistribution):
             )
         lead = torch.broadcast_shapes(value.shape[:-2], self.confusion.shape[:-3])
         if value.shape[:-2].numel() == 1:
-            table = label_log_density(self._counts(value.reshape(-1)), safe_log(self.confusion))
+            table = label_log_density(self._counts(value), safe_log(self.confusion))
             table = table.reshape(lead + table.shape[-2:])
         else:  # several crowds of labels, as drawn with a sample shape: one sparse matrix each
             values = (
@@ -169,7 +172,9 @@ class RaggedLabels(TorchDistribution):
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
+    if one is other:
+        return True
+    return one.data_ptr() == other.data_ptr() and one.stride(-1) == other.stride(-1)
 
 
 def _select_class(table: Tensor, truth: Tensor) -> Tensor:

@@ -158,10 +158,24 @@ def label_log_density(counts: LabelCounts, log_confusion: Tensor) -> Tensor:
     # [*batch, L, K, J] → [L·J, *batch·K]: the batch is only more columns.
     table = log_confusion.expand(*batch, n_annotators, n_classes, n_labels)
     table = table.movedim((-3, -1), (0, 1)).reshape(n_annotators * n_labels, -1)
-    product = counts.operator(table.dtype, table.device) @ table
+    if torch.jit.is_tracing():
+        product = _traceable_product(counts.rows, table)
+    else:
+        product = counts.operator(table.dtype, table.device) @ table
     if not batch:
         return product
     return product.reshape(n_tasks, *batch, n_classes).movedim(0, -2)
+
+
+def _traceable_product(matrix: sp.csr_array, dense: Tensor) -> Tensor:
+    """The same product by gathering and adding: slower, but a trace cannot hold CSR tensors."""
+    entries = matrix.tocoo()
+    row, column = (
+        torch.as_tensor(i, dtype=torch.int64, device=dense.device) for i in entries.coords
+    )
+    count = torch.as_tensor(entries.data, dtype=dense.dtype, device=dense.device)
+    zeros = dense.new_zeros(matrix.shape[0], dense.shape[1])
+    return zeros.index_add(0, row, count.unsqueeze(-1) * dense[column])
 
 
 def _csr_tensor(matrix: sp.csr_array, dtype: torch.dtype, device: torch.device) -> Tensor:

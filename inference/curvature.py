@@ -1,0 +1,43 @@
+"""Second derivatives at a point, and what a flat direction is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from likely.inference.coordinates import Coordinates
+
+
+def hessian(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Hessian [n, n] of a scalar function at ``x`` [n], by differentiating twice."""
+    x = x.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        value = function(x)
+        (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+        rows = []
+        for component in gradient:
+            if not component.requires_grad:  # linear in everything: no curvature
+                rows.append(torch.zeros_like(x))
+                continue
+            (row,) = torch.autograd.grad(component, x, retain_graph=True, allow_unused=True)
+            rows.append(torch.zeros_like(x) if row is None else row)
+    matrix = torch.stack(rows).detach()
+    return 0.5 * (matrix + matrix.T)
+
+
+def flat_sites(precision: torch.Tensor, coordinates: Coordinates, tol: float = 1e-9) -> list[str]:
+    """Sites that make up the directions in which a precision matrix [n, n] is not positive.
+
+    Curvatures are compared after scaling the matrix to a unit diagonal, so that the units of a
+    site do not matter.
+    """
+    scale = precision.diagonal().abs().clamp_min(torch.finfo(precision.dtype).tiny).rsqrt()
+    scaled = precision * scale[:, None] * scale[None, :]
+    values, vectors = torch.linalg.eigh(scaled)
+    bad = values <= tol * precision.shape[0]
+    if not bool(bad.any()):
+        return []
+    share = vectors[:, bad].square().sum(1)
+    weights = {name: float(share[s].sum()) for name, s in coordinates.slices.items()}
+    return [name for name, weight in weights.items() if weight > 0.05]

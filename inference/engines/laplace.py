@@ -1,0 +1,173 @@
+"""Laplace's approximation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from likely.inference.coordinates import Coordinates, require_finite
+from likely.inference.curvature import flat_sites, hessian
+from likely.inference.engines.base import (
+    Found,
+    SearchOptions,
+    best_of,
+    check_int,
+    finish,
+    posterior_mean,
+    require_priors,
+)
+from likely.inference.engines.gradient import value_and_gradient
+from likely.inference.errors import FlatDirectionError, NonFiniteError
+from likely.inference.fit import Fit
+from likely.inference.monitor import Monitor
+from likely.inference.optimise import minimise
+from likely.inference.program import Density, Program
+
+
+def unconstrained_log_joint(density: Density) -> torch.Tensor:
+    """Log-density of unconstrained values: the Jacobian of the support is in."""
+    return density.log_likelihood + density.log_prior + density.log_jacobian
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace(SearchOptions):
+    """Gaussian at the mode of the unconstrained density (MacKay 1998; Tierney & Kadane 1986).
+
+    The density of the *unconstrained* values has the Jacobian of each support in it, so the mode is
+    not that of `MAP`: a Gamma(2, 1) has its mode at 1 and its Laplace centre at 2. The covariance
+    is the inverse Hessian there; draws are mapped to the supports, and ``params`` are their means.
+
+    Parameters
+    ----------
+    draws : int
+        Draws from the approximation.
+    **options
+        Those of `SearchOptions`.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> def mean_of(x):
+    ...     loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+    ...     with pyro.plate("observation", len(x)):
+    ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+    >>> fit = Laplace(draws=4000).fit(mean_of, torch.tensor([0.9, 1.1, 1.0, 1.0]))
+    >>> round(float(fit.draws["loc"].std()), 1)  # 1 / sqrt(4 observations + 1 / 100)
+    0.5
+    """
+
+    name: ClassVar[str] = "laplace"
+
+    draws: int = 2000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_int("draws", self.draws, 2)
+
+    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
+        """Fit a program.
+
+        Parameters
+        ----------
+        program : callable
+            Any Pyro program.
+        *args, **kwargs
+            What the program is called with.
+
+        Raises
+        ------
+        ProgramError
+            If the program cannot be fitted, or has parameters without priors.
+        FlatDirectionError
+            If the Hessian at the mode is not positive definite; the sites of the flat direction
+            are named.
+        NonFiniteError
+            If the density has no mode.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` was not enough to find the mode.
+        """
+        started = time.perf_counter()
+        reading = self.read(program, args, kwargs)
+        require_priors(reading, self.name)
+        with reading.session(self.seed):
+            coordinates = Coordinates(reading)
+            found = best_of(
+                self.restarts, self.seed, lambda attempt: self._mode(reading, coordinates, attempt)
+            )
+            mode = found.extra["mode"]
+
+            def negative(x: torch.Tensor) -> torch.Tensor:
+                density = reading.density(coordinates.split(x), unconstrained=True)
+                return -unconstrained_log_joint(density)
+
+            precision = hessian(negative, mode)
+            if not bool(torch.isfinite(precision).all()):
+                raise NonFiniteError("laplace: the Hessian at the mode is not finite")
+            sites = flat_sites(precision, coordinates)
+            if sites:
+                raise FlatDirectionError(
+                    "laplace: the density is flat or curves upwards at its mode in a direction "
+                    f"made of {', '.join(map(repr, sites))}, so no Gaussian fits there. Give these "
+                    "sites an informative prior, remove the redundancy, or use NUTS."
+                )
+            torch.manual_seed(self.seed)
+            factor = torch.linalg.cholesky(precision)
+            noise = torch.randn(self.draws, coordinates.size, dtype=mode.dtype, device=mode.device)
+            # precision = L Lᵀ, so Lᵀ⁻¹ z has its inverse as covariance.
+            flat = mode + torch.linalg.solve_triangular(factor.T, noise.T, upper=True).T
+            draws = coordinates.constrain_draws(flat[None])
+            evidence = found.objective + 0.5 * coordinates.size * _LOG_2PI
+            evidence -= float(factor.diagonal().log().sum())
+            return finish(
+                self,
+                reading,
+                started=started,
+                params=posterior_mean(reading, draws),
+                draws=draws,
+                history=found.history,
+                converged=found.converged,
+                n_iter=found.n_iter,
+                diagnostics={"log_evidence": evidence},
+            )
+
+    def _mode(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
+        values = coordinates.start(self.start_values(program), attempt)
+        start = coordinates.unconstrain(values, edge=3.0)
+        with Monitor(self.name, self.max_iter, self.progress, self.callback, attempt) as monitor:
+            reached = [start]
+
+            def step(value: float, x: torch.Tensor) -> bool:
+                require_finite(value, "the log-density", len(monitor.objectives))
+                reached[0] = x.clone()
+                return monitor.step(-value, lambda: coordinates.constrain(x))
+
+            best = minimise(
+                lambda x: value_and_gradient(program, coordinates, unconstrained_log_joint, x),
+                start,
+                max_iter=self.max_iter,
+                tol=self.tol,
+                step=step,
+            )
+            reached[0] = best.x
+        converged = not monitor.interrupted and best.converged
+        if not converged and best.blocked:
+            raise NonFiniteError("laplace: the log-density grew without bound; it has no mode")
+        return Found(
+            values={},
+            objective=monitor.objectives[-1],
+            history=monitor.objectives,
+            converged=converged,
+            n_iter=len(monitor.objectives) - 1,
+            interrupted=monitor.interrupted,
+            extra={"mode": reached[0]},
+        )
+
+
+_LOG_2PI = 1.8378770664093453

@@ -1,0 +1,287 @@
+"""Stochastic variational inference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import SVI as PyroSVI
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer.autoguide import (
+    AutoGuide,
+    AutoIAFNormal,
+    AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+    init_to_value,
+)
+from pyro.optim import ClippedAdam, PyroOptim
+
+from likely.inference.coordinates import Coordinates, require_finite
+from likely.inference.engines.base import (
+    Found,
+    SearchOptions,
+    best_of,
+    check_choice,
+    check_int,
+    check_positive,
+    finish,
+    posterior_mean,
+)
+from likely.inference.errors import OptionError, ProgramError
+from likely.inference.fit import Fit
+from likely.inference.handlers import ReplaceParameters, Substitute
+from likely.inference.monitor import Monitor
+from likely.inference.optimise import settled
+from likely.inference.program import Program
+
+_GUIDES: dict[str, Callable[..., AutoGuide]] = {
+    "normal": partial(AutoNormal, init_scale=0.1),
+    "multivariate": partial(AutoMultivariateNormal, init_scale=0.1),
+    "lowrank": partial(AutoLowRankMultivariateNormal, init_scale=0.1),
+    "flow": AutoIAFNormal,
+}
+# Above this the importance ratios have no finite variance (Vehtari et al. 2024).
+KHAT_LIMIT = 0.7
+# The step size falls to this share of itself over a run.
+_DECAY = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVI(SearchOptions):
+    """A variational posterior by stochastic gradients of the ELBO (Hoffman et al. 2013).
+
+    Pyro's guides and estimators; discrete latents are summed out of the ELBO (`TraceEnum_ELBO`).
+    After the fit, Pareto-smoothed importance weights say how far the guide is from the posterior:
+    ``fit.diagnostics["khat"]`` above 0.7 means too far to trust (Yao et al. 2018).
+
+    Parameters
+    ----------
+    guide : {"normal", "multivariate", "lowrank", "flow"} or callable
+        Independent normals; a full, or a low-rank plus diagonal, multivariate normal; an inverse
+        autoregressive flow (which has no start, so ``init`` does not reach it); or a Pyro guide of your own, called with the program's arguments.
+    max_iter : int
+        Number of gradient steps.
+    learning_rate : float
+        Of Adam; it decays to 3 % over the run.
+    optimizer : PyroOptim, optional
+        Instead of Adam with decay.
+    num_particles : int
+        Draws in each ELBO estimate.
+    draws : int
+        Draws kept from the fitted guide.
+    **options
+        Those of `SearchOptions`, without ``tol``: a run takes ``max_iter`` steps and counts as
+        converged if the ELBO of its last quarter is no better than that of the quarter before.
+    """
+
+    name: ClassVar[str] = "svi"
+
+    max_iter: int = 3000
+    guide: str | Callable[..., Any] = "normal"
+    learning_rate: float = 0.03
+    optimizer: PyroOptim | None = None
+    num_particles: int = 1
+    draws: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.guide, str):
+            check_choice("guide", self.guide, tuple(_GUIDES))
+        elif not callable(self.guide):
+            raise OptionError(f"guide must be a name or a Pyro guide, got {self.guide!r}")
+        check_positive("learning_rate", self.learning_rate)
+        check_int("num_particles", self.num_particles, 1)
+        check_int("draws", self.draws, 2)
+        if self.optimizer is not None and not isinstance(self.optimizer, PyroOptim):
+            raise OptionError(
+                f"optimizer must be a pyro.optim optimiser, got {type(self.optimizer).__name__}"
+            )
+
+    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
+        """Fit a guide to the posterior of a program.
+
+        Parameters
+        ----------
+        program : callable
+            Any Pyro program.
+        *args, **kwargs
+            What the program, and a guide of your own, are called with.
+
+        Raises
+        ------
+        ProgramError
+            If the program cannot be fitted, or the guide leaves an unknown out.
+        NonFiniteError
+            If the ELBO stops being a number.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the ELBO was still rising when ``max_iter`` was reached.
+        """
+        from likely.inference.diagnostics.backend import psis_khat
+
+        started = time.perf_counter()
+        reading = self.read(program, args, kwargs)
+        with reading.session(self.seed):
+            coordinates = Coordinates(reading)
+            found = best_of(
+                self.restarts, self.seed, lambda attempt: self._search(reading, coordinates, attempt)
+            )
+            draws = found.extra["draws"]
+            params = posterior_mean(reading, draws) if draws else {}
+            fixed = found.extra["parameters"]
+            everything = draws | {
+                name: value.expand((1, self.draws) + value.shape) for name, value in fixed.items()
+            }
+            return finish(
+                self,
+                reading,
+                started=started,
+                params=params | fixed,
+                draws=everything,
+                history=found.history,
+                converged=found.converged,
+                n_iter=found.n_iter,
+                reason=(
+                    "stopped before it converged"
+                    if found.interrupted
+                    else f"the ELBO was still rising after {found.n_iter} steps; raise max_iter"
+                ),
+                sample_stats={"log_weight": found.extra["log_weights"][None]},
+                diagnostics={"khat": psis_khat(found.extra["log_weights"])},
+            )
+
+    def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
+        pyro.get_param_store().clear()
+        values = coordinates.start(self.start_values(program), attempt)
+        inside = coordinates.constrain(coordinates.unconstrain(values, edge=3.0))
+        _register_parameters(program, inside)
+        model, guide = _enumerated(program), self._make_guide(program, inside)
+        nesting = program.sites.max_plate_nesting
+        elbo: Any = Trace_ELBO(num_particles=self.num_particles)
+        if program.sites.latents:
+            elbo = TraceEnum_ELBO(num_particles=self.num_particles, max_plate_nesting=nesting)
+        decay = _DECAY ** (1.0 / self.max_iter)
+        optimizer = self.optimizer or ClippedAdam({"lr": self.learning_rate, "lrd": decay})
+        stepper = PyroSVI(model, guide, optimizer, elbo)
+        label = self.name if self.restarts == 1 else f"{self.name} start {attempt + 1}"
+        with Monitor(label, self.max_iter, self.progress, self.callback, attempt) as monitor:
+            for iteration in range(self.max_iter):
+                try:
+                    loss = float(stepper.step(*program.args, **program.kwargs))
+                except (ValueError, RuntimeError, KeyError) as error:
+                    if isinstance(error, ProgramError):
+                        raise
+                    raise ProgramError(f"svi failed in step {iteration}: {error}") from error
+                require_finite(loss, "the ELBO", iteration)
+                if monitor.step(-loss, lambda: _median(guide, program)):
+                    break
+        pyro.set_rng_seed(self.seed)
+        with torch.no_grad():
+            draws, log_weights = self._draw(program, guide)
+            parameters = {
+                name: pyro.param(name).detach().clone()
+                for name, unknown in program.sites.unknowns.items()
+                if unknown.is_param
+            }
+        tail = monitor.objectives[-max(len(monitor.objectives) // 4, 1) :]
+        return Found(
+            values={},
+            objective=sum(tail) / len(tail),
+            history=monitor.objectives,
+            converged=not monitor.interrupted and settled([-v for v in monitor.objectives]),
+            n_iter=len(monitor.objectives),
+            interrupted=monitor.interrupted,
+            extra={"draws": draws, "log_weights": log_weights, "parameters": parameters},
+        )
+
+    def _make_guide(self, program: Program, values: dict[str, torch.Tensor]) -> Any:
+        if not isinstance(self.guide, str):
+            return self.guide
+        hidden = poutine.block(_plain(program), hide=list(program.sites.latents))
+        if self.guide == "flow":  # starts at its own base distribution
+            return _GUIDES[self.guide](hidden)
+        return _GUIDES[self.guide](hidden, init_loc_fn=init_to_value(values=values))
+
+    def _draw(
+        self, program: Program, guide: Any
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Draws [1, draw, *shape] from the guide, and their log importance ratios [draw]."""
+        names = [n for n, u in program.sites.unknowns.items() if not u.is_param]
+        fixed = {n: pyro.param(n) for n, u in program.sites.unknowns.items() if u.is_param}
+        rows: list[dict[str, torch.Tensor]] = []
+        ratios = []
+        for _ in range(self.draws):
+            with poutine.trace() as tracer:
+                guide(*program.args, **program.kwargs)
+            nodes = tracer.trace.nodes
+            missing = [name for name in names if name not in nodes]
+            if missing:
+                raise ProgramError(
+                    f"the guide has no site {', '.join(map(repr, missing))}; a guide must draw every "
+                    "unknown of the program"
+                )
+            row = {name: nodes[name]["value"].detach() for name in names}
+            density = program.density({**row, **fixed})
+            log_q = float(tracer.trace.log_prob_sum())
+            ratios.append(float(density.log_likelihood + density.log_prior) - log_q)
+            rows.append(row)
+        draws = {name: torch.stack([row[name] for row in rows])[None] for name in names}
+        return draws, torch.tensor(ratios, dtype=torch.float64)
+
+
+def _register_parameters(program: Program, values: dict[str, torch.Tensor]) -> None:
+    """Put copies of the program's parameters into the (scoped) store, so originals stay as are."""
+    for name, unknown in program.sites.unknowns.items():
+        if unknown.is_param:
+            pyro.param(name, values[name].detach().clone(), constraint=unknown.support)
+
+
+@contextmanager
+def _swapped(program: Program) -> Iterator[None]:
+    objects = program.sites.parameter_objects
+    if not objects:
+        yield
+        return
+    with ReplaceParameters({id(p): pyro.param(name) for name, p in objects.items()}):
+        yield
+
+
+def _plain(program: Program) -> Callable[..., None]:
+    """The program reading its parameters from the store."""
+
+    def model(*args: Any, **kwargs: Any) -> None:
+        with _swapped(program):
+            program.source(*args, **kwargs)
+
+    return model
+
+
+def _enumerated(program: Program) -> Callable[..., None]:
+    """The program with its discrete latents marked for enumeration."""
+    plain = _plain(program)
+
+    def model(*args: Any, **kwargs: Any) -> None:
+        with Substitute(lambda name, msg: None):
+            plain(*args, **kwargs)
+
+    return model
+
+
+def _median(guide: Any, program: Program) -> dict[str, torch.Tensor]:
+    """The guide's centre, for callbacks; empty for a guide that has none."""
+    if not hasattr(guide, "median"):
+        return {}
+    with torch.no_grad():
+        return dict(guide.median(*program.args, **program.kwargs))
+
+
