@@ -37,7 +37,7 @@ def convert(value: Any, dtype: torch.dtype, device: torch.device | None) -> Any:
         return type(value)(*(convert(item, dtype, device) for item in value))
     if isinstance(value, list | tuple):
         return type(value)(convert(item, dtype, device) for item in value)
-    if isinstance(value, torch.nn.Module) or isinstance(value, type):
+    if isinstance(value, torch.nn.Module | type):
         return value
     if callable(getattr(value, "to", None)):
         return value.to(dtype=dtype, device=device)

@@ -65,7 +65,9 @@ class Coordinates:
         unknowns = self.program.sites.unknowns
         lead = flat.shape[:-1]
         if all(u.static for u in unknowns.values()):
-            pieces = {n: flat[..., s].reshape(lead + self.shapes[n]) for n, s in self.slices.items()}
+            pieces = {
+                n: flat[..., s].reshape(lead + self.shapes[n]) for n, s in self.slices.items()
+            }
             return {name: unknowns[name].transform(piece) for name, piece in pieces.items()}
         rows = [self.constrain(row) for row in flat.reshape(-1, self.size)]
         return {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-
-from likely.inference.coordinates import Coordinates
 
 
 def hessian(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -26,7 +24,9 @@ def hessian(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
     return 0.5 * (matrix + matrix.T)
 
 
-def flat_sites(precision: torch.Tensor, coordinates: Coordinates, tol: float = 1e-9) -> list[str]:
+def flat_sites(
+    precision: torch.Tensor, slices: Mapping[str, slice], tol: float = 1e-9
+) -> list[str]:
     """Sites that make up the directions in which a precision matrix [n, n] is not positive.
 
     Curvatures are compared after scaling the matrix to a unit diagonal, so that the units of a
@@ -39,5 +39,5 @@ def flat_sites(precision: torch.Tensor, coordinates: Coordinates, tol: float = 1
     if not bool(bad.any()):
         return []
     share = vectors[:, bad].square().sum(1)
-    weights = {name: float(share[s].sum()) for name, s in coordinates.slices.items()}
+    weights = {name: float(share[s].sum()) for name, s in slices.items()}
     return [name for name, weight in weights.items() if weight > 0.05]

@@ -19,7 +19,7 @@ class OptionError(ProgramError):
 
 
 class FitError(InferenceError, ValueError):
-    """A fit cannot answer what it was asked, e.g. the draws of a loaded file without its program."""
+    """A fit cannot answer what it was asked, e.g. a prediction without its program."""
 
 
 class NonFiniteError(InferenceError, ArithmeticError):
@@ -31,7 +31,7 @@ class MonotonicityError(InferenceError, ArithmeticError):
 
 
 class FlatDirectionError(InferenceError, ArithmeticError):
-    """The curvature at the mode is not positive definite: some direction is flat or curved upwards."""
+    """The curvature at a mode is not positive definite: a direction is flat or curves upwards."""
 
 
 class ConvergenceWarning(UserWarning):

@@ -9,9 +9,11 @@ first cannot.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,16 +107,7 @@ def _eliminate(terms: Sequence[torch.Tensor], dims: Iterable[str], hard: bool) -
     terms = list(terms)
     pending = set(dims)
     while pending:
-        sizes = {d: s for term in terms for d, s in zip(dims_of(term), term.shape, strict=True)}
-
-        def cost(dim: str, sizes: dict[str, int] = sizes) -> tuple[int, str]:
-            joint = {d for term in terms if dim in dims_of(term) for d in dims_of(term)}
-            size = 1
-            for d in joint:
-                size *= sizes[d]
-            return size, dim
-
-        dim = min(pending, key=cost)
+        dim = min(pending, key=partial(_cost, terms))
         pending.remove(dim)
         joint = _multiply([term for term in terms if dim in dims_of(term)])
         axis = dims_of(joint).index(dim)
@@ -122,6 +115,15 @@ def _eliminate(terms: Sequence[torch.Tensor], dims: Iterable[str], hard: bool) -
         rest = dims_of(joint).replace(dim, "")
         terms = [term for term in terms if dim not in dims_of(term)] + [as_packed(reduced, rest)]
     return _multiply(terms)
+
+
+def _cost(terms: Sequence[torch.Tensor], dim: str) -> tuple[int, str]:
+    """Size of the joint table that eliminating ``dim`` makes."""
+    sizes: dict[str, int] = {}
+    for term in terms:
+        if dim in dims_of(term):
+            sizes.update(zip(dims_of(term), term.shape, strict=True))
+    return math.prod(sizes.values()), dim
 
 
 def _multiply(terms: Sequence[torch.Tensor]) -> torch.Tensor:

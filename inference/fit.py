@@ -274,10 +274,12 @@ class Fit:
             For a point fit, which has no draws to weigh; use `aic` or `bic`.
         """
         if self.is_point:
-            raise FitError(f"loo() needs posterior draws and {self.engine!r} gives a point; use aic() or bic()")
-        import arviz as az
+            raise FitError(
+                f"loo() needs posterior draws and {self.engine!r} gives a point; use aic() or bic()"
+            )
+        from likely.inference.diagnostics.backend import loo
 
-        return az.loo(self.to_arviz(), **options)
+        return loo(self.to_arviz(), **options)
 
     # -- ArviZ and files ---------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+_WRAPPERS = (torch.distributions.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
+
 
 @contextmanager
 def isolated(seed: int, dtype: torch.dtype, device: torch.device | None) -> Iterator[None]:
@@ -27,7 +29,8 @@ def isolated(seed: int, dtype: torch.dtype, device: torch.device | None) -> Iter
 
     Everything global is put back afterwards, so fits in one process never meet.
     """
-    state = random.getstate(), np.random.get_state(), torch.get_default_dtype()
+    # NumPy's global generator is what Pyro seeds.
+    state = random.getstate(), np.random.get_state(), torch.get_default_dtype()  # noqa: NPY002
     cuda = [device] if device is not None and device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
@@ -40,7 +43,7 @@ def isolated(seed: int, dtype: torch.dtype, device: torch.device | None) -> Iter
             yield
         finally:
             random.setstate(state[0])
-            np.random.set_state(state[1])
+            np.random.set_state(state[1])  # noqa: NPY002
             torch.set_default_dtype(state[2])
 
 
@@ -54,12 +57,15 @@ def is_deterministic(msg: Mapping[str, Any]) -> bool:
     return bool((msg["infer"] or {}).get("_deterministic"))
 
 
+def module_parameter(msg: Mapping[str, Any]) -> torch.nn.Parameter | None:
+    """The module's own parameter behind a ``param`` node, if there is one."""
+    return next((arg for arg in msg["args"] if isinstance(arg, torch.nn.Parameter)), None)
+
+
 def base_distribution(fn: Any) -> Any:
     """Unwrap independent, masked and expanded distributions."""
     while True:
-        if isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
-            fn = fn.base_dist
-        elif isinstance(fn, dist.ExpandedDistribution):
+        if isinstance(fn, _WRAPPERS):
             fn = fn.base_dist
         else:
             return fn
@@ -144,9 +150,11 @@ class ReplaceParameters(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = tree_map_only(
-            torch.nn.Parameter,
-            lambda p: self.replacements.get(id(p), p),
-            (args, kwargs or {}),
-        )
+        kwargs = kwargs or {}
+        # Attributes (requires_grad, shape, ...) are asked of the parameter itself: pyro.module
+        # registers by them.
+        if getattr(func, "__name__", "") != "__get__":
+            args, kwargs = tree_map_only(
+                torch.nn.Parameter, lambda p: self.replacements.get(id(p), p), (args, kwargs)
+            )
         return func(*args, **kwargs)

@@ -84,9 +84,9 @@ def standard_errors(fit: Fit) -> dict[str, torch.Tensor]:
     """Standard errors of a fit's unknowns, by site and in the constrained space.
 
     The inverse of the observed information (the negative Hessian of what was maximised: the
-    log-likelihood, or for `MAP` and ``EM(objective="posterior")`` the log-likelihood plus log-prior)
-    in free coordinates, carried to the constrained space by the delta method (Efron & Hinkley
-    1978). For posterior fits the log-likelihood's curvature at ``params`` is used.
+    log-likelihood, plus the log-prior for `MAP` and ``EM(objective="posterior")``) in free
+    coordinates, carried to the constrained space by the delta method (Efron & Hinkley 1978). For
+    posterior fits the log-likelihood's curvature at ``params`` is used.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def standard_errors(fit: Fit) -> dict[str, torch.Tensor]:
                 BoundaryWarning,
                 stacklevel=3,
             )
-        sites = flat_sites(information, charts) if charts.size else []
+        sites = flat_sites(information, charts.slices) if charts.size else []
         if sites:
             warnings.warn(
                 "the information is not positive definite in a direction made of "

@@ -196,7 +196,8 @@ def descend(
             total += x.detach()
             count += 1
         elif not stochastic and iteration >= 10:
-            if abs(values[-11] - value) <= tol * max(1.0, abs(value)):
+            change = abs(values[-11] - value)
+            if change <= tol * max(1.0, abs(value)):
                 return Minimum(x.detach(), value, True, iteration)
         if iteration == max_iter:
             break

@@ -10,13 +10,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.ops import packed
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch.distributions import biject_to
 
 from likely.inference.arguments import convert
 from likely.inference.errors import ProgramError
-from likely.inference.factors import Factor, contract
+from likely.inference.factors import Factor, contract, dims_of
 from likely.inference.handlers import (
     ReplaceParameters,
     Substitute,
@@ -24,6 +23,7 @@ from likely.inference.handlers import (
     is_plate,
     isolated,
 )
+from likely.inference.reading import Reader, check_observation, log_prob_of, mend, pack
 from likely.inference.sites import Sites, classify, same_constraint
 
 Values = Mapping[str, torch.Tensor]
@@ -152,7 +152,7 @@ class Program:
     def _read(self) -> Sites:
         nodes = self._draw()
         store = pyro.get_param_store()
-        sites = classify(nodes, {name: store._constraints[name] for name in store.keys()})
+        sites = classify(nodes, {name: store._constraints[name] for name in list(store)})
         if not sites.unknowns:
             raise ProgramError(
                 "the program has no unknowns: every pyro.sample site is observed or discrete. "
@@ -178,13 +178,13 @@ class Program:
 
     def _draw(self) -> Mapping[str, Mapping[str, Any]]:
         """Nodes of a run in which every unknown is drawn from its prior."""
-        reader = _Reader(self.dtype, self.device)
+        reader = Reader(self.dtype, self.device)
         with poutine.trace() as tracer, reader, ReplaceParameters(reader.copies):
             self._call(reader)
         for name, node in tracer.trace.nodes.items():
             if node["type"] == "sample" and node["is_observed"] and not is_plate(node):
-                _check_observation(name, node)
-        return tracer.trace.nodes  # type: ignore[no-any-return]
+                check_observation(name, node)
+        return tracer.trace.nodes
 
     def _call(self, handler: Substitute) -> None:
         try:
@@ -193,7 +193,7 @@ class Program:
             if type(error).__module__.startswith("likely."):
                 raise
             where = f"after site '{handler.last_site}'" if handler.last_site else "at its start"
-            raise ProgramError(f"the program failed {where}: {error}{_mend(error)}") from error
+            raise ProgramError(f"the program failed {where}: {error}{mend(error)}") from error
 
     # -- running -----------------------------------------------------------------------------
 
@@ -255,9 +255,7 @@ class Program:
                 transform = unknown.transform if static else biject_to(msg["fn"].support)
                 constrained[name] = transform(value)
                 if not unknown.is_param:
-                    jacobians.append(
-                        transform.log_abs_det_jacobian(value, constrained[name]).sum()
-                    )
+                    jacobians.append(transform.log_abs_det_jacobian(value, constrained[name]).sum())
             return constrained[name]
 
         trace = self.trace(value_of, indices)
@@ -276,16 +274,16 @@ class Program:
             else:
                 role = "latent"
                 run.latent_symbols[name] = node["infer"]["_enumerate_symbol"]
-            log_prob = _log_prob(name, node, role)
+            log_prob = log_prob_of(name, node, role)
             hidden = bool(self.sites.latents) and (
                 role == "latent" or log_prob.dim() > self.sites.max_plate_nesting
             )
             if hidden:
-                run.enumerated.append(_pack(name, role, log_prob, node, trace.plate_to_symbol))
+                run.enumerated.append(pack(name, role, log_prob, node, trace.plate_to_symbol))
             else:
                 run.direct.append(Factor(name, role, log_prob, frozenset(), node["scale"]))
         run.sum_dims = frozenset(
-            dim for factor in run.enumerated for dim in factor.log_prob._pyro_dims
+            dim for factor in run.enumerated for dim in dims_of(factor.log_prob)
         ) - frozenset(run.plate_symbols)
         return run
 
@@ -326,103 +324,3 @@ class Program:
     def hook(self, name: str) -> Any:
         """An optional attribute of the user's program (``initial``, ``m_step``, ...), or None."""
         return getattr(self.source, name, None)
-
-
-class _Reader(Substitute):
-    """Draws every site and refuses a name that was seen before.
-
-    A module's parameters are read as copies in the fit's dtype, on its device; ``copies`` maps the
-    identity of a parameter to its copy.
-    """
-
-    def __init__(self, dtype: torch.dtype, device: torch.device | None) -> None:
-        super().__init__(lambda name, msg: None, enumerate_latents=False)
-        self.seen: set[str] = set()
-        self.copies: dict[int, torch.Tensor] = {}
-        self._dtype, self._device = dtype, device
-
-    def _pyro_param(self, msg: dict[str, Any]) -> None:
-        super()._pyro_param(msg)
-        source = msg["args"][0] if msg["args"] else None
-        if isinstance(source, torch.nn.Parameter):
-            copy = source.detach().clone().to(dtype=self._dtype, device=self._device)
-            msg["value"] = self.copies.setdefault(id(source), copy)
-            msg["done"] = True
-
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
-        super()._pyro_sample(msg)
-        name = msg["name"]
-        if name in self.seen:
-            raise ProgramError(
-                f"two sites are called '{name}'. Give each pyro.sample and pyro.plate its own name "
-                f"(in a loop, f'{name}_{{i}}')."
-            )
-        self.seen.add(name)
-
-
-def _check_observation(name: str, node: Mapping[str, Any]) -> None:
-    try:
-        log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise ProgramError(
-            f"observed site '{name}' cannot have come from {node['fn']}: {error}{_mend(error)}"
-        ) from error
-    if bool(torch.isnan(log_prob).any()):
-        raise ProgramError(
-            f"observed site '{name}' has a log-density that is not a number; look for NaN in its "
-            "data or its parameters"
-        )
-
-
-def _log_prob(name: str, node: Mapping[str, Any], role: str) -> torch.Tensor:
-    """Masked, unscaled log-density of a site."""
-    try:
-        log_prob: torch.Tensor = node["fn"].log_prob(
-            node["value"], *node["args"], **node["kwargs"]
-        )
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise ProgramError(
-            f"the log-density of site '{name}' cannot be computed: {error}{_mend(error)}"
-        ) from error
-    # A masked latent still sums to one; masking its prior would count its states.
-    mask = node["mask"]
-    if role == "latent" or mask is None or mask is True:
-        return log_prob
-    return torch.where(torch.as_tensor(mask, device=log_prob.device), log_prob, log_prob.new_zeros(()))
-
-
-def _pack(
-    name: str, role: str, log_prob: torch.Tensor, node: Mapping[str, Any], plates: Mapping[str, str]
-) -> Factor:
-    """Name the dimensions of a factor that depends on latents."""
-    symbols, scale = node["infer"]["_dim_to_symbol"], node["scale"]
-    try:
-        value = packed.pack(log_prob, symbols)
-        if isinstance(scale, torch.Tensor):
-            scale = packed.pack(scale[...], symbols)
-    except ValueError as error:
-        raise ProgramError(
-            f"site '{name}' has a log-density of shape {tuple(log_prob.shape)} with a dimension "
-            "that no plate names, so latents cannot be summed out around it. Put the dimension in "
-            "a pyro.plate, or make it part of the event with .to_event(1)."
-        ) from error
-    ordinal = frozenset(plates[f.name] for f in node["cond_indep_stack"] if f.vectorized)
-    return Factor(name, role, value, ordinal, scale)
-
-
-def _mend(error: Exception) -> str:
-    """Advice for failures that have one usual cause."""
-    text = str(error)
-    if "Boolean value of Tensor" in text:
-        return (
-            ". If the value is a discrete latent, Python cannot branch on it while it is summed "
-            "out: use torch.where or index with it."
-        )
-    if "dtype" in text or "but got Float" in text or "but found Float" in text:
-        return (
-            ". Tensors that a program closes over keep their dtype: pass data as arguments, or "
-            "give the engine dtype=torch.float32."
-        )
-    if "Shape mismatch inside plate" in text:
-        return ". The data and the plate disagree about how many there are."
-    return ""

@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from torch.distributions import biject_to, transform_to
 
 from likely.inference.errors import ProgramError
-from likely.inference.handlers import is_deterministic, is_discrete, is_plate
+from likely.inference.handlers import is_deterministic, is_discrete, is_plate, module_parameter
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ class Sites:
     @property
     def max_plate_nesting(self) -> int:
         """How many rightmost dimensions plates take."""
-        depth = [len(s.dims) for s in (*self.observed.values(), *self.latents.values())]
-        depth += [len(u.dims) for u in self.unknowns.values()]
+        depth = [len(site.dims) for site in self.observed.values()]
+        depth += [len(latent.dims) for latent in self.latents.values()]
+        depth += [len(unknown.dims) for unknown in self.unknowns.values()]
         return max([-plate.dim for plate in self.plates.values()] + depth, default=0)
 
 
@@ -134,7 +135,9 @@ def classify(nodes: Mapping[str, Mapping[str, Any]], param_constraints: Mapping[
             sites.unknowns[name] = Unknown(
                 name=name,
                 shape=value.shape,
-                dims=plate_dims(node, value.dim()) if node["cond_indep_stack"] else (None,) * value.dim(),
+                dims=plate_dims(node, value.dim())
+                if node["cond_indep_stack"]
+                else (None,) * value.dim(),
                 event_dim=0,
                 support=constraint,
                 transform=transform_to(constraint),
@@ -142,8 +145,8 @@ def classify(nodes: Mapping[str, Mapping[str, Any]], param_constraints: Mapping[
                 prior=None,
                 start=value,
             )
-            source = node["args"][0] if node["args"] else None
-            if isinstance(source, torch.nn.Parameter):
+            source = module_parameter(node)
+            if source is not None:
                 sites.parameter_objects[name] = source
         elif node["type"] == "sample":
             for frame in node["cond_indep_stack"]:

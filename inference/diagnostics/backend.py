@@ -7,12 +7,13 @@ changed their names or what they return. Everything else in the library goes thr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 
 if TYPE_CHECKING:
@@ -75,44 +76,52 @@ def compare(data: Mapping[str, Any], **options: Any) -> pd.DataFrame:
     return frame
 
 
-def plot_trace(data: Any, **options: Any) -> Figure:
-    """Densities beside traces: ``plot_trace`` before ArviZ 1.0, ``plot_trace_dist`` since."""
-    if has_inference_data():
-        return _figure(arviz().plot_trace(data, **options))
-    return _figure(arviz().plot_trace_dist(data, **options))
-
-
-def plot_forest(data: Any, **options: Any) -> Figure:
-    """``arviz.plot_forest``: intervals by site element."""
-    return _figure(arviz().plot_forest(data, **options))
-
-
-def psis_khat(log_weights: Any) -> float:
-    """Shape of the generalised Pareto tail of importance weights (Vehtari et al. 2024).
+def psis_khat(log_weights: torch.Tensor) -> float:
+    """Pareto shape k-hat of importance weights (Vehtari et al. 2024, section 3).
 
     Parameters
     ----------
-    log_weights : array-like, [draw]
-        Log importance ratios, target minus proposal.
+    log_weights : Tensor
+        Log importance weights [draw], up to a constant: log target minus log proposal.
 
     Returns
     -------
     float
-        Below 0.7 the ratios can be trusted; ``inf`` where a ratio is not finite.
+        Above 0.7 the weights, and so the proposal, are not to be trusted. ``-inf`` if all weights
+        are the same, ``inf`` if one is not finite.
     """
-    ratios = np.asarray(log_weights, dtype=float)
-    if not np.isfinite(ratios).all():
+    weights = log_weights.detach().cpu().double().reshape(-1).numpy()
+    if not np.isfinite(weights).all():
         return float("inf")
+    if (weights == weights[0]).all():
+        return float("-inf")
     if has_inference_data():
-        # 0.23 wants the shape of [..., draw].
-        _, khat = arviz().psislw(ratios[None, :].copy())
-    else:
-        _, khat = import_module("arviz_stats.base").array_stats.psislw(ratios.copy())
-    return float(np.ravel(np.asarray(khat))[0])
+        return float(arviz().psislw(weights)[1])
+    # 1.x takes log-likelihoods, whose negatives are the log weights of leaving one out.
+    return float(import_module("arviz_stats.base").array_stats.psislw(-weights)[1])
 
 
-def _figure(drawn: Any) -> Figure:
-    """The matplotlib figure behind what an ArviZ plot returned."""
+def plot_trace(data: Any, **options: Any) -> Figure:
+    """Densities beside traces: ``plot_trace`` before ArviZ 1.0, ``plot_trace_dist`` since."""
+    if has_inference_data():
+        figure = _figure(arviz().plot_trace, data, **options)
+        if "axes" not in options:
+            figure.set_layout_engine("constrained")  # 0.23 lets titles run into tick labels
+        return figure
+    return _figure(arviz().plot_trace_dist, data, **options)
+
+
+def plot_forest(data: Any, **options: Any) -> Figure:
+    """``arviz.plot_forest``: intervals by site element."""
+    return _figure(arviz().plot_forest, data, **options)
+
+
+def _figure(plot: Callable[..., Any], data: Any, **options: Any) -> Figure:
+    """The matplotlib figure that an ArviZ function draws."""
+    with warnings.catch_warnings():
+        # 0.23 calls matplotlib in a way that 3.11 deprecates; a caller can do nothing about it.
+        warnings.filterwarnings("ignore", "Passing a dict or None as alias_mapping")
+        drawn = plot(data, **options)
     if hasattr(drawn, "viz"):  # ArviZ 1.x: a PlotCollection
         figure: Figure = drawn.viz["figure"].item()
     else:  # an array of axes

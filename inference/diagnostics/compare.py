@@ -111,8 +111,9 @@ def tables(
         for name, fit in fits.items():
             statistics[name] = _statistics(fit, site, errors[name].get(site), interval, rows)
         for name, own in statistics.items():
-            columns |= {(name, statistic): value for statistic, value in own.items() if
-                        statistic != "mean"}
+            columns |= {
+                (name, statistic): value for statistic, value in own.items() if statistic != "mean"
+            }
             if reference is not None and name != reference:
                 columns |= {
                     (name, statistic): value
@@ -159,7 +160,8 @@ def choose_reference(fits: Mapping[str, Fit], reference: str | None) -> str | No
         return reference
     posteriors = [name for name, fit in fits.items() if not fit.is_point]
     sampled = [name for name in posteriors if fits[name].engine == "nuts"]
-    return (sampled or posteriors or [None])[-1]
+    candidates = sampled or posteriors
+    return candidates[-1] if candidates else None
 
 
 def _common(
@@ -234,9 +236,7 @@ def _statistics(
     }
 
 
-def _against(
-    estimate: np.ndarray, reference: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _against(estimate: np.ndarray, reference: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Distance from a reference posterior and whether its interval holds the estimate."""
     mean, sd = reference["mean"], reference["sd"]
     gap = np.abs(estimate - mean)

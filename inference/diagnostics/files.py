@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _FORMAT = "likely-fit"
 _VERSION = 1
-_SCALARS = ("log_likelihood", "log_prior", "seconds")
 
 
 def save(fit: Fit, path: str | PathLike[str]) -> None:
@@ -128,20 +127,18 @@ def _to_groups(fit: Fit) -> dict[str, xr.Dataset]:
         "converged": int(fit.converged),
         "n_iter": fit.n_iter,
         "seed": str(fit.seed),  # may pass 64 bits
-        **{name: float(getattr(fit, name)) for name in _SCALARS},
+        "log_likelihood": float(fit.log_likelihood),
+        "log_prior": float(fit.log_prior),
+        "seconds": float(fit.seconds),
     }
-    groups["/fit"] = xr.Dataset(
-        {"record": ((), json.dumps(record, default=_plain))}, attrs=attrs
-    )
+    groups["/fit"] = xr.Dataset({"record": ((), json.dumps(record, default=_plain))}, attrs=attrs)
     groups["/fit/params"] = xr.Dataset(
         {
             f"p{i}": ([f"p{i}_{axis}" for axis in range(value.dim())], as_numpy(value))
             for i, value in enumerate(fit.params.values())
         }
     )
-    groups["/fit/history"] = xr.Dataset(columns).assign_coords(
-        row=np.asarray(fit.history.index)
-    )
+    groups["/fit/history"] = xr.Dataset(columns).assign_coords(row=np.asarray(fit.history.index))
     return groups
 
 
@@ -179,11 +176,11 @@ def _from_groups(groups: Mapping[str, xr.Dataset]) -> Fit:
         sample_stats={name: _tensor(statistics[name]) for name in record["sample_stats"]},
         diagnostics=record["diagnostics"],
         stored={
-            name: data
-            for name, data in groups.items()
-            if name and name.split("/")[0] != "fit"
+            name: data for name, data in groups.items() if name and name.split("/")[0] != "fit"
         },
-        **{name: float(attrs[name]) for name in _SCALARS},
+        log_likelihood=float(attrs["log_likelihood"]),
+        log_prior=float(attrs["log_prior"]),
+        seconds=float(attrs["seconds"]),
     )
 
 

@@ -258,9 +258,7 @@ def _observation(
     return names.of(name, array.shape[len(lead) :], batch, lead), array
 
 
-def _predictive(
-    fit: Fit, names: Dimensions, program: Program, predictive: int | bool
-) -> Arrays:
+def _predictive(fit: Fit, names: Dimensions, program: Program, predictive: int | bool) -> Arrays:
     draws = None if predictive is True else int(predictive)
     if draws is not None and draws < 1:
         raise FitError(f"predictive must be True or a positive number of draws, got {predictive}")

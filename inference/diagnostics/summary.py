@@ -18,6 +18,8 @@ from likely.inference.errors import FitError
 if TYPE_CHECKING:
     from likely.inference.fit import Fit
 
+# Engines that draw independently from an approximation.
+_INDEPENDENT = frozenset({"svi", "laplace"})
 # A Hessian of so many free parameters is a matter of seconds.
 _MOST_PARAMETERS = 500
 
@@ -59,8 +61,8 @@ def summary(
     """
     arrays = posterior_by_site(fit, sites)
     if not fit.is_point:
-        if next(iter(arrays.values())).sizes["chain"] == 1 and not fit.sample_stats:
-            # Independent draws: there are no chains to compare and nothing is autocorrelated.
+        if fit.engine in _INDEPENDENT:
+            # There are no chains to compare and nothing is autocorrelated.
             options.setdefault("kind", "stats")
         group = xr.Dataset({array.name: array for array in arrays.values()})
         return backend.summary(backend.to_arviz({"posterior": group}), **options)
@@ -85,9 +87,7 @@ def summary(
     return pd.concat(frames)
 
 
-def flat_errors(
-    errors: Mapping[str, torch.Tensor], site: str, value: torch.Tensor
-) -> np.ndarray:
+def flat_errors(errors: Mapping[str, torch.Tensor], site: str, value: torch.Tensor) -> np.ndarray:
     """Standard errors of a site's elements in order, ``nan`` where none are known."""
     if site in errors:
         return as_numpy(errors[site]).ravel().astype(float)

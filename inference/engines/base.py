@@ -72,8 +72,7 @@ class EngineOptions:
             raise OptionError(f"dtype must be a floating torch.dtype, got {self.dtype!r}")
         if self.init is not None and not isinstance(self.init, Mapping | Fit):
             raise OptionError(
-                "init must be a mapping of site to value, or a Fit, got "
-                f"{type(self.init).__name__}"
+                f"init must be a mapping of site to value, or a Fit, got {type(self.init).__name__}"
             )
         if self.callback is not None and not callable(self.callback):
             raise OptionError(f"callback must be callable, got {self.callback!r}")

@@ -51,7 +51,9 @@ class Batches:
 
     def _try(self, program: Program) -> None:
         try:
-            program.run({n: u.start for n, u in program.sites.unknowns.items()}, indices=self.draw())
+            program.run(
+                {n: u.start for n, u in program.sites.unknowns.items()}, indices=self.draw()
+            )
         except ProgramError as error:
             raise ProgramError(
                 f"plate '{self.plate}' cannot be subsampled: {error} Write `with "

@@ -1,8 +1,8 @@
 """Optima on the boundary of a support.
 
 In unconstrained coordinates a boundary lies at infinity, so a search only drifts towards it. Where
-the derivative says that the objective still rises on the way there (the Karush–Kuhn–Tucker sign) and
-the boundary point itself is no worse, the boundary is the optimum.
+the derivative says that the objective still rises on the way there (the Karush–Kuhn–Tucker sign)
+and the boundary point itself is no worse, the boundary is the optimum.
 """
 
 from __future__ import annotations

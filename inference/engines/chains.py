@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,14 @@ def run_chains(
             return _forked(run, chains, parallel, bar)
         results: list[Chain] = []
         for chain in range(chains):
-            results.append(run(chain, bar.update))
+            results.append(run(chain, partial(_advance, bar)))
             if results[-1].interrupted:
                 break
         return results
+
+
+def _advance(bar: Any, n: int) -> None:
+    bar.update(n)
 
 
 def _start_methods() -> Sequence[str]:

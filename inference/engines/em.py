@@ -117,7 +117,9 @@ class EM(SearchOptions):
         with reading.session(self.seed):
             coordinates = Coordinates(reading)
             found = best_of(
-                self.restarts, self.seed, lambda attempt: self._search(reading, coordinates, attempt)
+                self.restarts,
+                self.seed,
+                lambda attempt: self._search(reading, coordinates, attempt),
             )
             return finish(
                 self,

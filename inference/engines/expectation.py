@@ -171,7 +171,7 @@ def candidate_tables(program: Program, with_prior: bool) -> frozenset[str]:
 def normalise(
     counts: torch.Tensor, table: torch.Tensor, pseudo: torch.Tensor | None
 ) -> torch.Tensor:
-    """Rows of counts [..., K] (plus α − 1) as probabilities; a row without counts stays as it was."""
+    """Rows of counts [..., K], plus α − 1, as probabilities; a row without counts stays."""
     total = counts if pseudo is None else counts + (pseudo - 1.0)
     total = total.clamp_min(0.0)
     mass = total.sum(-1, keepdim=True)

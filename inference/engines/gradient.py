@@ -111,7 +111,9 @@ class PointEngine(PointOptions):
         with reading.session(self.seed):
             coordinates = Coordinates(reading)
             found = best_of(
-                self.restarts, self.seed, lambda attempt: self._search(reading, coordinates, attempt)
+                self.restarts,
+                self.seed,
+                lambda attempt: self._search(reading, coordinates, attempt),
             )
             values, edges = snap(reading, found.values, lambda v: self._total(reading.density(v)))
             if edges:

@@ -110,7 +110,7 @@ class Laplace(SearchOptions):
             precision = hessian(negative, mode)
             if not bool(torch.isfinite(precision).all()):
                 raise NonFiniteError("laplace: the Hessian at the mode is not finite")
-            sites = flat_sites(precision, coordinates)
+            sites = flat_sites(precision, coordinates.slices)
             if sites:
                 raise FlatDirectionError(
                     "laplace: the density is flat or curves upwards at its mode in a direction "

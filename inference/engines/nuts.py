@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyro
 import torch
-from pyro.infer.mcmc import NUTS as PyroNUTS
+from pyro.infer import mcmc
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 
 from likely.inference.coordinates import Coordinates
@@ -237,7 +237,7 @@ class NUTS(EngineOptions):
             evaluations += 1
             return potential(values["x"])
 
-        kernel = PyroNUTS(
+        kernel = mcmc.NUTS(
             potential_fn=counted,
             target_accept_prob=self.target_accept,
             max_tree_depth=self.max_tree_depth,
@@ -257,10 +257,12 @@ class NUTS(EngineOptions):
                 number = iteration - self.warmup
                 if number < 0:
                     continue
-                accept = (number + 1) * kernel._mean_accept_prob - number * mean if number else (
-                    kernel._mean_accept_prob
+                accept = (
+                    (number + 1) * kernel._mean_accept_prob - number * mean
+                    if number
+                    else (kernel._mean_accept_prob)
                 )
-                lp = -float(kernel._potential_energy_last)
+                lp = -float(kernel._potential_energy_last)  # type: ignore[arg-type]
                 kept.append(params["x"].detach().cpu().numpy().copy())
                 rows.append((lp, accept, evaluations - before, float(kernel.step_size)))
                 if self.callback is not None and chain == 0:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer import SVI as PyroSVI
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro import infer, poutine
 from pyro.infer.autoguide import (
     AutoGuide,
     AutoIAFNormal,
@@ -23,6 +21,7 @@ from pyro.infer.autoguide import (
     init_to_value,
 )
 from pyro.optim import ClippedAdam, PyroOptim
+from pyro.poutine.messenger import Messenger
 
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.engines.base import (
@@ -50,6 +49,8 @@ _GUIDES: dict[str, Callable[..., AutoGuide]] = {
 }
 # Above this the importance ratios have no finite variance (Vehtari et al. 2024).
 KHAT_LIMIT = 0.7
+# Before the names of parameters in the scoped store.
+_OWN = "likely."
 # The step size falls to this share of itself over a run.
 _DECAY = 0.03
 
@@ -66,7 +67,8 @@ class SVI(SearchOptions):
     ----------
     guide : {"normal", "multivariate", "lowrank", "flow"} or callable
         Independent normals; a full, or a low-rank plus diagonal, multivariate normal; an inverse
-        autoregressive flow (which has no start, so ``init`` does not reach it); or a Pyro guide of your own, called with the program's arguments.
+        autoregressive flow (which has no start, so ``init`` does not reach it); or a Pyro guide of
+        your own, called with the program's arguments.
     max_iter : int
         Number of gradient steps.
     learning_rate : float
@@ -134,7 +136,9 @@ class SVI(SearchOptions):
         with reading.session(self.seed):
             coordinates = Coordinates(reading)
             found = best_of(
-                self.restarts, self.seed, lambda attempt: self._search(reading, coordinates, attempt)
+                self.restarts,
+                self.seed,
+                lambda attempt: self._search(reading, coordinates, attempt),
             )
             draws = found.extra["draws"]
             params = posterior_mean(reading, draws) if draws else {}
@@ -167,12 +171,12 @@ class SVI(SearchOptions):
         _register_parameters(program, inside)
         model, guide = _enumerated(program), self._make_guide(program, inside)
         nesting = program.sites.max_plate_nesting
-        elbo: Any = Trace_ELBO(num_particles=self.num_particles)
+        elbo: Any = infer.Trace_ELBO(num_particles=self.num_particles)
         if program.sites.latents:
-            elbo = TraceEnum_ELBO(num_particles=self.num_particles, max_plate_nesting=nesting)
+            elbo = infer.TraceEnum_ELBO(num_particles=self.num_particles, max_plate_nesting=nesting)
         decay = _DECAY ** (1.0 / self.max_iter)
         optimizer = self.optimizer or ClippedAdam({"lr": self.learning_rate, "lrd": decay})
-        stepper = PyroSVI(model, guide, optimizer, elbo)
+        stepper = infer.SVI(model, guide, optimizer, elbo)
         label = self.name if self.restarts == 1 else f"{self.name} start {attempt + 1}"
         with Monitor(label, self.max_iter, self.progress, self.callback, attempt) as monitor:
             for iteration in range(self.max_iter):
@@ -188,11 +192,7 @@ class SVI(SearchOptions):
         pyro.set_rng_seed(self.seed)
         with torch.no_grad():
             draws, log_weights = self._draw(program, guide)
-            parameters = {
-                name: pyro.param(name).detach().clone()
-                for name, unknown in program.sites.unknowns.items()
-                if unknown.is_param
-            }
+            parameters = {n: v.detach().clone() for n, v in _parameters(program).items()}
         tail = monitor.objectives[-max(len(monitor.objectives) // 4, 1) :]
         return Found(
             values={},
@@ -212,25 +212,23 @@ class SVI(SearchOptions):
             return _GUIDES[self.guide](hidden)
         return _GUIDES[self.guide](hidden, init_loc_fn=init_to_value(values=values))
 
-    def _draw(
-        self, program: Program, guide: Any
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def _draw(self, program: Program, guide: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Draws [1, draw, *shape] from the guide, and their log importance ratios [draw]."""
         names = [n for n, u in program.sites.unknowns.items() if not u.is_param]
-        fixed = {n: pyro.param(n) for n, u in program.sites.unknowns.items() if u.is_param}
+        fixed = _parameters(program)
         rows: list[dict[str, torch.Tensor]] = []
         ratios = []
         for _ in range(self.draws):
             with poutine.trace() as tracer:
                 guide(*program.args, **program.kwargs)
-            nodes = tracer.trace.nodes
+            nodes: dict[str, Any] = tracer.trace.nodes
             missing = [name for name in names if name not in nodes]
             if missing:
                 raise ProgramError(
-                    f"the guide has no site {', '.join(map(repr, missing))}; a guide must draw every "
-                    "unknown of the program"
+                    f"the guide has no site {', '.join(map(repr, missing))}; a guide must draw "
+                    "every unknown of the program"
                 )
-            row = {name: nodes[name]["value"].detach() for name in names}
+            row = {name: nodes[name]["value"] for name in names}
             density = program.density({**row, **fixed})
             log_q = float(tracer.trace.log_prob_sum())
             ratios.append(float(density.log_likelihood + density.log_prior) - log_q)
@@ -240,27 +238,49 @@ class SVI(SearchOptions):
 
 
 def _register_parameters(program: Program, values: dict[str, torch.Tensor]) -> None:
-    """Put copies of the program's parameters into the (scoped) store, so originals stay as are."""
+    """Put copies of the program's parameters into the (scoped) store, under names of our own."""
     for name, unknown in program.sites.unknowns.items():
         if unknown.is_param:
-            pyro.param(name, values[name].detach().clone(), constraint=unknown.support)
+            pyro.param(_OWN + name, values[name].detach().clone(), constraint=unknown.support)
 
 
-@contextmanager
-def _swapped(program: Program) -> Iterator[None]:
-    objects = program.sites.parameter_objects
-    if not objects:
-        yield
-        return
-    with ReplaceParameters({id(p): pyro.param(name) for name, p in objects.items()}):
-        yield
+def _parameters(program: Program) -> dict[str, torch.Tensor]:
+    """Current values of the program's parameters."""
+    unknowns = program.sites.unknowns.values()
+    names = [u.name for u in unknowns if u.is_param]
+    values: dict[str, Any] = {name: pyro.param(_OWN + name) for name in names}
+    return values
+
+
+class _Redirect(Messenger):
+    """Answers the program's ``param`` statements from the copies.
+
+    The statement itself is hidden from the optimiser, which sees the copy's; a module's own
+    parameters are never written to.
+    """
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def _pyro_param(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self._names:
+            msg["value"] = pyro.param(_OWN + msg["name"])
+            msg["done"] = msg["stop"] = True
 
 
 def _plain(program: Program) -> Callable[..., None]:
     """The program reading its parameters from the store."""
+    names = frozenset(n for n, u in program.sites.unknowns.items() if u.is_param)
+    objects = program.sites.parameter_objects
 
     def model(*args: Any, **kwargs: Any) -> None:
-        with _swapped(program):
+        with ExitStack() as stack:
+            if names:
+                stack.enter_context(_Redirect(names))
+            if objects:
+                swap = {id(p): pyro.param(_OWN + name) for name, p in objects.items()}
+                stack.enter_context(ReplaceParameters(swap))
             program.source(*args, **kwargs)
 
     return model
@@ -283,5 +303,3 @@ def _median(guide: Any, program: Program) -> dict[str, torch.Tensor]:
         return {}
     with torch.no_grad():
         return dict(guide.median(*program.args, **program.kwargs))
-
-

@@ -63,8 +63,6 @@ class Annotations:
 
     def __post_init__(self) -> None:
         n_rows = len(self.task)
-        if n_rows == 0:
-            raise DataError("task: expected at least one row, got none")
         for name, sizes in (
             ("task", self.n_tasks),
             ("annotator", self.n_annotators),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, ClassVar
 
 import pyro
@@ -69,7 +70,7 @@ class DawidSkene:
 
     def __post_init__(self) -> None:
         k = self.n_classes
-        if not isinstance(k, int) or k < 2:
+        if not isinstance(k, Integral) or k < 2:
             raise DataError(f"n_classes: expected an integer of at least 2, got {k!r}")
         _check_prior(
             self.prevalence_prior, "prevalence_prior", (((), "a number"), ((k,), f"[{k}]"))
@@ -135,8 +136,7 @@ class DawidSkene:
             known = annotations.truth >= 0
             shares[known] = torch.eye(self.n_classes).to(shares)[annotations.truth[known]]
             informed = informed | known
-        operator = annotations.label_counts.operator(shares.dtype, shares.device)
-        counts = operator.swapped @ shares
+        counts = annotations.label_counts.product(shares, transposed=True)
         counts = counts.reshape(annotations.n_annotators, self.n_classes, self.n_classes).mT
         total = counts.sum(-1, keepdim=True)
         confusion = torch.where(

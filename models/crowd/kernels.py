@@ -37,7 +37,7 @@ class LabelCounts:
     rows: sp.csr_array
     columns: sp.csr_array
     shape: tuple[int, int, int]
-    _operators: dict[tuple[torch.dtype, torch.device], Operator] = field(
+    _tensors: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False
     )
 
@@ -55,74 +55,78 @@ class LabelCounts:
             (n_tasks, n_annotators, n_labels).
         """
         n_tasks, n_annotators, n_labels = shape
-        column = (annotator * n_labels + label).cpu().numpy()
+        column = annotator.cpu().numpy() * n_labels + label.cpu().numpy()
         ones = np.ones(len(column))
         rows = sp.coo_array(
             (ones, (task.cpu().numpy(), column)), shape=(n_tasks, n_annotators * n_labels)
         ).tocsr()
         return cls(rows, rows.T.tocsr(), shape)
 
-    def operator(self, dtype: torch.dtype, device: torch.device) -> Operator:
-        """The matrix as tensors of one dtype on one device; made once and kept."""
+    def product(self, dense: Tensor, transposed: bool = False) -> Tensor:
+        """Product of ``rows`` (or ``columns``, if ``transposed``) and a dense matrix.
+
+        Parameters
+        ----------
+        dense
+            [n_annotators · n_labels, c], or [n_tasks, c] if ``transposed``.
+
+        Returns
+        -------
+        Tensor
+            [n_tasks, c], or [n_annotators · n_labels, c]; differentiable to any order.
+        """
+        if torch.jit.is_tracing():
+            return _traceable_product(self.columns if transposed else self.rows, dense)
+        result: Tensor = _SparseProduct.apply(dense, self, transposed)
+        return result
+
+    def tensors(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """``rows`` and ``columns`` as CSR tensors; made once and kept."""
         key = (dtype, device)
-        if key not in self._operators:
-            self._operators[key] = Operator(
-                _csr_tensor(self.rows, dtype, device), _csr_tensor(self.columns, dtype, device)
+        if key not in self._tensors:
+            self._tensors[key] = (
+                _csr_tensor(self.rows, dtype, device),
+                _csr_tensor(self.columns, dtype, device),
             )
-        return self._operators[key]
+        return self._tensors[key]
 
     def __getstate__(self) -> dict[str, Any]:
         # Tensors are cheap to make again and may live on a device that the reader lacks.
-        return {"rows": self.rows, "columns": self.columns, "shape": self.shape, "_operators": {}}
-
-
-@dataclass(frozen=True, eq=False)
-class Operator:
-    """A sparse matrix and its transpose, both as CSR tensors."""
-
-    matrix: Tensor
-    transposed: Tensor
-
-    @property
-    def swapped(self) -> Operator:
-        """The transposed operator."""
-        return Operator(self.transposed, self.matrix)
-
-    def __matmul__(self, dense: Tensor) -> Tensor:
-        """Differentiable product [m, n] · [n, c] → [m, c]."""
-        product: Tensor = _SparseProduct.apply(dense, self)
-        return product
+        return {"rows": self.rows, "columns": self.columns, "shape": self.shape, "_tensors": {}}
 
 
 class _SparseProduct(torch.autograd.Function):
-    """matrix @ dense, linear in ``dense``; its derivative is the same function, transposed.
+    """Product with a constant matrix; the derivative is the same function, transposed.
 
-    Torch's own backward of a CSR product transposes the matrix anew on every call.
+    Torch's own backward of a CSR product transposes the matrix anew on every call. Everything
+    beside ``dense`` travels as plain objects, so that function transforms never wrap CSR tensors.
     """
 
     @staticmethod
-    def forward(dense: Tensor, operator: Operator) -> Tensor:
-        return operator.matrix @ dense.contiguous()
+    def forward(dense: Tensor, counts: LabelCounts, transposed: bool) -> Tensor:
+        return counts.tensors(dense.dtype, dense.device)[transposed] @ dense.contiguous()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Operator], output: Tensor) -> None:
-        ctx.operator = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, LabelCounts, bool], output: Tensor) -> None:
+        _, ctx.counts, ctx.transposed = inputs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.operator.swapped @ grad, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.counts.product(grad, not ctx.transposed), None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return ctx.operator @ tangent
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        result: Tensor = ctx.counts.product(tangent, ctx.transposed)
+        return result
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int, None], dense: Tensor, operator: Operator
+        info: Any, in_dims: tuple[int, None, None], dense: Tensor, *constants: Any
     ) -> tuple[Tensor, int]:
         # Columns are independent, so a batch is only more columns.
         folded = dense.movedim(in_dims[0], -1)
-        out = operator @ folded.flatten(1)
+        counts, transposed = constants
+        out = counts.product(folded.flatten(1), transposed)
         return out.reshape(-1, *folded.shape[1:]), folded.dim() - 1
 
 
@@ -158,10 +162,7 @@ def label_log_density(counts: LabelCounts, log_confusion: Tensor) -> Tensor:
     # [*batch, L, K, J] → [L·J, *batch·K]: the batch is only more columns.
     table = log_confusion.expand(*batch, n_annotators, n_classes, n_labels)
     table = table.movedim((-3, -1), (0, 1)).reshape(n_annotators * n_labels, -1)
-    if torch.jit.is_tracing():
-        product = _traceable_product(counts.rows, table)
-    else:
-        product = counts.operator(table.dtype, table.device) @ table
+    product = counts.product(table)
     if not batch:
         return product
     return product.reshape(n_tasks, *batch, n_classes).movedim(0, -2)

@@ -181,8 +181,9 @@ def test_frames_are_data_and_label_the_dimensions(
     program: Any, values: dict[str, Any], y: torch.Tensor
 ) -> None:
     frame = pd.DataFrame(X.numpy(), columns=["age", "dose"], index=list("abcde"))
-    found = log_prob(program, values, frame, pd.Series(y.numpy()))["y"]
-    # The default dtype is float32 here.
+    # Frames come in torch's default dtype, float32 here.
+    single = {name: value.float() for name, value in values.items()}
+    found = log_prob(program, single, frame, pd.Series(y.numpy()))["y"]
     assert float(found) == pytest.approx(float(log_prob(program, values, X, y)["y"]), rel=1e-5)
     coords = program.coords(frame, y)
     assert coords["feature"] == ["age", "dose"]
