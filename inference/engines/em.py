@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.engines.base import (
     Found,
@@ -18,18 +16,12 @@ from likely.inference.engines.base import (
     check_int,
     finish,
 )
-from likely.inference.engines.expectation import (
-    Expectation,
-    expect,
-    expected_log_density,
-    find_tables,
-    normalise,
-)
-from likely.inference.errors import MonotonicityError, ProgramError
+from likely.inference.engines.expectation import expect, find_tables
+from likely.inference.engines.maximisation import m_step
+from likely.inference.errors import MonotonicityError
 from likely.inference.fit import Fit
 from likely.inference.monitor import Monitor
-from likely.inference.optimise import Evaluation, minimise
-from likely.inference.program import Program, Values
+from likely.inference.program import Program
 
 # How far, relative to itself, the objective may fall between steps: rounding, no more.
 _SLACK = 1e-9
@@ -158,7 +150,16 @@ class EM(SearchOptions):
                 if monitor.step(objective, lambda v=values: dict(v)) or converged:  # type: ignore[misc]
                     break
                 if iteration < self.max_iter:
-                    values = self._maximise(program, coordinates, values, tables, expected)
+                    values = m_step(
+                        program,
+                        coordinates,
+                        values,
+                        tables,
+                        expected,
+                        objective=self.objective,
+                        max_iter=self.m_step_iter,
+                        tol=self.tol,
+                    )
         return Found(
             values=values,
             objective=monitor.objectives[-1],
@@ -171,77 +172,3 @@ class EM(SearchOptions):
     @staticmethod
     def _no_m_step(program: Program) -> bool:
         return program.hook("m_step") is None
-
-    def _maximise(
-        self,
-        program: Program,
-        coordinates: Coordinates,
-        values: Values,
-        tables: frozenset[str],
-        expected: Expectation,
-    ) -> dict[str, torch.Tensor]:
-        """M-step: tables from counts, the rest from ``m_step`` or by L-BFGS."""
-        new = dict(values)
-        for name in tables:
-            pseudo = expected.concentrations[name] if self._with_prior else None
-            new[name] = normalise(expected.counts[name], values[name], pseudo)
-        declared = self._declared(program, new, expected)
-        new |= declared
-        rest = [name for name in new if name not in tables and name not in declared]
-        return self._search_rest(program, coordinates, new, rest, expected) if rest else new
-
-    def _declared(
-        self, program: Program, values: Values, expected: Expectation
-    ) -> dict[str, torch.Tensor]:
-        """Sites that the program's own ``m_step`` maximises."""
-        m_step = program.hook("m_step")
-        if m_step is None:
-            return {}
-        found = m_step(
-            {name: expected.responsibilities(name) for name in program.sites.latents},
-            dict(values),
-            *program.args,
-            objective=self.objective,
-            **program.kwargs,
-        )
-        for name, value in found.items():
-            unknown = program.sites.unknowns.get(name)
-            if unknown is None or value.shape != unknown.shape:
-                shape = None if unknown is None else tuple(unknown.shape)
-                raise ProgramError(
-                    f"the program's m_step returned '{name}' with shape {tuple(value.shape)}; "
-                    + (f"expected {shape}" if shape is not None else "it is not an unknown site")
-                )
-        return {name: value.detach() for name, value in found.items()}
-
-    def _search_rest(
-        self,
-        program: Program,
-        coordinates: Coordinates,
-        values: Values,
-        names: list[str],
-        expected: Expectation,
-    ) -> dict[str, torch.Tensor]:
-        """A few L-BFGS steps on the expected complete-data log-density over some sites."""
-        flat = coordinates.unconstrain(values)
-        chosen = torch.cat([torch.arange(flat.numel())[coordinates.slices[n]] for n in names])
-        chosen = chosen.to(flat.device)
-
-        def function(x: torch.Tensor) -> Evaluation:
-            x = x.detach().requires_grad_(True)
-            with torch.enable_grad():
-                free = coordinates.split(flat.index_copy(0, chosen, x))
-                run = program.run(
-                    {**values, **{name: free[name] for name in names}}, unconstrained=names
-                )
-                loss = -expected_log_density(run, expected.weights, self._with_prior)
-                if not loss.requires_grad:
-                    return float(loss), torch.zeros_like(x)
-                (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
-            if gradient is None:
-                gradient = torch.zeros_like(x)
-            return float(loss.detach()), gradient
-
-        best = minimise(function, flat[chosen], max_iter=self.m_step_iter, tol=self.tol)
-        found = coordinates.constrain(flat.index_copy(0, chosen, best.x))
-        return {**values, **{name: found[name].detach() for name in names}}

@@ -175,7 +175,10 @@ def normalise(
     total = counts if pseudo is None else counts + (pseudo - 1.0)
     total = total.clamp_min(0.0)
     mass = total.sum(-1, keepdim=True)
-    return torch.where(mass > 0, total / torch.where(mass > 0, mass, 1.0), table)
+    # Subnormal totals divide into rows that do not sum to one.
+    limits = torch.finfo(total.dtype)
+    counted = mass > limits.tiny / limits.eps
+    return torch.where(counted, total / torch.where(counted, mass, 1.0), table)
 
 
 def find_tables(
