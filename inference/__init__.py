@@ -1,5 +1,13 @@
 """Learning from data with any Pyro program: engines, fits and their comparison."""
 
+from likely.inference.diagnostics import (
+    compare,
+    plot_compare,
+    plot_history,
+    plot_predictive,
+    plot_table,
+    plot_trace,
+)
 from likely.inference.engines import EM, ENGINES, MAP, MLE, NUTS, SVI, Engine, Laplace, fit
 from likely.inference.errors import (
     BoundaryWarning,
@@ -38,5 +46,11 @@ __all__ = [
     "Program",
     "ProgramError",
     "Step",
+    "compare",
     "fit",
+    "plot_compare",
+    "plot_history",
+    "plot_predictive",
+    "plot_table",
+    "plot_trace",
 ]

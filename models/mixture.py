@@ -127,6 +127,7 @@ class GaussianMixture:
             "locs": ("feature",),
             "covariances": matrix,
             "x": ("feature",),
+            "component": ("cluster",),
         }
         if self.covariance != "spherical":
             names["scales"] = ("feature",)

@@ -16,8 +16,31 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from likely.inference.errors import FitError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Dimensions that some function of some ArviZ (summary, plot_forest, plot_trace, plot_rank) makes
+# itself; data that has one of the same name breaks it.
+RESERVED_DIMS = frozenset(
+    {
+        "chain",
+        "ci_bound",
+        "column",
+        "draw",
+        "hdi",
+        "label",
+        "method",
+        "metric",
+        "model",
+        "plot",
+        "plot_axis",
+        "row",
+        "summary",
+        "variable",
+    }
+)
 
 
 def version() -> str:
@@ -66,7 +89,19 @@ def summary(data: Any, **options: Any) -> pd.DataFrame:
 
 
 def loo(data: Any, **options: Any) -> Any:
-    """``arviz.loo``: expected log predictive density by PSIS-LOO (Vehtari et al. 2017)."""
+    """``arviz.loo``: expected log predictive density by PSIS-LOO (Vehtari et al. 2017).
+
+    Raises
+    ------
+    FitError
+        If there are several kinds of observations and ``var_name`` chooses none.
+    """
+    names = [str(name) for name in data["log_likelihood"].data_vars]
+    if len(names) > 1 and options.get("var_name") is None:
+        raise FitError(
+            f"the program has several kinds of observations ({', '.join(map(repr, names))}); "
+            "choose one with var_name="
+        )
     return arviz().loo(data, **options)
 
 

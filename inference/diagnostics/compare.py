@@ -63,6 +63,19 @@ def compare(
         If ``fits`` is empty or holds something else, the fits share no site or disagree about a
         site's shape or labels, ``reference`` is not the name of a posterior, or ``interval`` is
         not between 0 and 1.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> from likely.inference import MLE, Laplace
+    >>> def coin(heads):
+    ...     p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    ...     with pyro.plate("toss", len(heads)):
+    ...         pyro.sample("heads", dist.Bernoulli(p), obs=heads)
+    >>> heads = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    >>> table = compare({"MLE": MLE().fit(coin, heads), "Laplace": Laplace().fit(coin, heads)})
+    >>> bool(table.loc["p", ("MLE", "inside")])
+    True
     """
     found = tables(
         fits,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from likely.inference.diagnostics.backend import RESERVED_DIMS
 from likely.inference.errors import FitError
 from likely.inference.program import Program
 
@@ -21,7 +22,8 @@ class Dimensions:
 
     An axis has, in this order, the name that ``dims`` gives, the name that the program's ``dims``
     hook gives, the name of its plate, or ``<site>_dim_<axis>``. Its labels come from ``coords``,
-    the program's ``coords`` hook, or are 0, 1, 2, ...
+    the program's ``coords`` hook, or are 0, 1, 2, ... A name that ArviZ or a variable has already is
+    followed by ``_dim``, the second of two equal names by ``_2``.
 
     Parameters
     ----------
@@ -63,9 +65,14 @@ class Dimensions:
         self.hook_coords = _hook(program, "coords")
 
     def of(
-        self, site: str, shape: Sequence[int], batch: Names, lead: Names = ()
+        self,
+        site: str,
+        shape: Sequence[int],
+        batch: Names,
+        lead: Sequence[str] = (),
+        lacking: int = 0,
     ) -> tuple[str, ...]:
-        """Names of the axes of one array, no two alike.
+        """Names of the axes of one array, no two alike and none that ArviZ keeps for itself.
 
         Parameters
         ----------
@@ -77,25 +84,31 @@ class Dimensions:
             Plate names of the batch dimensions, ``None`` where there is no plate.
         lead : sequence of str
             Names of leading dimensions such as chain and draw, part of the result.
+        lacking : int
+            How many of the site's rightmost dimensions the array does not have; a log-likelihood
+            lacks those of the event.
         """
         names: list[str | None] = [*batch[: len(shape)], *[None] * (len(shape) - len(batch))]
         for axis, name in enumerate(names):
             if name is not None and self.plates.get(name, shape[axis]) != shape[axis]:
                 names[axis] = None
-        chosen = self.given_dims.get(site, self.hook_dims.get(site))
-        if chosen is not None:
-            own = [chosen] if isinstance(chosen, str) else list(chosen)
-            if len(own) > len(shape):
-                raise FitError(
-                    f"dims names {len(own)} dimensions of site '{site}' ({', '.join(own)}), "
-                    f"which has {len(shape)} (shape {tuple(shape)})"
-                )
-            names[len(shape) - len(own) :] = own
-        found = [str(name) for name in lead]
+        own = _names(self.given_dims.get(site, ()), lacking)
+        if len(own) > len(shape):
+            raise FitError(
+                f"dims names {len(own)} dimensions of site '{site}' ({', '.join(own)}), "
+                f"which has {len(shape)} (shape {tuple(shape)})"
+            )
+        if site not in self.given_dims:
+            # The program's own names are for dimensions inside the plates.
+            free = len(names) - max((i + 1 for i, name in enumerate(names) if name), default=0)
+            own = _names(self.hook_dims.get(site, ()), lacking)
+            own = own[max(len(own) - free, 0) :]
+        names[len(names) - len(own) :] = own
+        found = list(lead)
         for axis, name in enumerate(names):
-            name = name or f"{site}_dim_{axis}"
-            found.append(_distinct(name, {*found, *SAMPLE_DIMS}))
-            self.renamed[found[-1]] = name
+            chosen = name or f"{site}_dim_{axis}"
+            found.append(_distinct(f"{chosen}_dim" if chosen in RESERVED_DIMS else chosen, found))
+            self.renamed[found[-1]] = chosen
         return tuple(found)
 
     def dataset(
@@ -130,7 +143,7 @@ class Dimensions:
                         f"dimension '{dim}' has length {before} in site '{where}' and {length} in "
                         f"site '{name}'; give them different names with dims="
                     )
-            renamed[_distinct(safe_name(name), set(renamed))] = own, value
+            renamed[_distinct(safe_name(name), renamed)] = own, value
         coords = {dim: self.labels(dim, *size) for dim, size in sizes.items()}
         return xr.Dataset(renamed, coords=coords, attrs=dict(attrs))
 
@@ -200,7 +213,13 @@ def element_labels(array: xr.DataArray) -> list[str]:
     ]
 
 
-def _distinct(name: str, taken: set[str]) -> str:
+def _names(chosen: str | Sequence[str], lacking: int) -> list[str]:
+    """Names of a site's rightmost dimensions without the last ``lacking``."""
+    names = [chosen] if isinstance(chosen, str) else [str(name) for name in chosen]
+    return names[: max(len(names) - lacking, 0)]
+
+
+def _distinct(name: str, taken: Collection[str]) -> str:
     if name not in taken:
         return name
     number = 2

@@ -224,7 +224,10 @@ def _log_likelihood(fit: Fit, names: Dimensions, program: Program) -> Arrays:
                 if number == 0:
                     # One block, filled row by row: draws × observations can be large.
                     block = np.empty((chains, kept, *value.shape), as_numpy(value).dtype)
-                    arrays[name] = names.of(name, value.shape, batch, SAMPLE_DIMS), block
+                    site = program.sites.observed.get(name)
+                    event = site.event_dim if site is not None else 0
+                    own = names.of(name, value.shape, batch, SAMPLE_DIMS, lacking=event)
+                    arrays[name] = own, block
                 arrays[name][1][divmod(number, kept)] = as_numpy(value)
     return arrays
 

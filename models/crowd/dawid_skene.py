@@ -66,6 +66,7 @@ class DawidSkene:
         "prevalence": ("class",),
         "confusion": ("class", "label"),
         "labels": ("annotation",),
+        "truth": ("class",),
     }
 
     def __post_init__(self) -> None:
