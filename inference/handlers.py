@@ -152,8 +152,9 @@ class ReplaceParameters(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         # Attributes (requires_grad, shape, ...) are asked of the parameter itself: pyro.module
-        # registers by them.
-        if getattr(func, "__name__", "") != "__get__":
+        # registers by them. Searching the arguments of every operation takes longer than most
+        # operations, so it waits until there is something to replace.
+        if self.replacements and getattr(func, "__name__", "") != "__get__":
             args, kwargs = tree_map_only(
                 torch.nn.Parameter, lambda p: self.replacements.get(id(p), p), (args, kwargs)
             )

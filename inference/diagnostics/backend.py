@@ -36,7 +36,6 @@ RESERVED_DIMS = frozenset(
         "model",
         "plot",
         "plot_axis",
-        "row",
         "summary",
         "variable",
     }
@@ -107,7 +106,10 @@ def loo(data: Any, **options: Any) -> Any:
 
 def compare(data: Mapping[str, Any], **options: Any) -> pd.DataFrame:
     """``arviz.compare``: models ranked by their expected log predictive density."""
-    frame: pd.DataFrame = arviz().compare(dict(data), **options)
+    with warnings.catch_warnings():
+        # 0.23 sorts in place, which pandas 3 deprecates; a caller can do nothing about it.
+        warnings.filterwarnings("ignore", "The inplace keyword in DataFrame.sort_values")
+        frame: pd.DataFrame = arviz().compare(dict(data), **options)
     return frame
 
 

@@ -22,8 +22,8 @@ class Dimensions:
 
     An axis has, in this order, the name that ``dims`` gives, the name that the program's ``dims``
     hook gives, the name of its plate, or ``<site>_dim_<axis>``. Its labels come from ``coords``,
-    the program's ``coords`` hook, or are 0, 1, 2, ... A name that ArviZ or a variable has already is
-    followed by ``_dim``, the second of two equal names by ``_2``.
+    the program's ``coords`` hook, or are 0, 1, 2, ... A name that ArviZ or a variable has
+    already is followed by ``_dim``, the second of two equal names by ``_2``.
 
     Parameters
     ----------

@@ -126,7 +126,7 @@ def _to_groups(fit: Fit) -> dict[str, xr.Dataset]:
         "engine": fit.engine,
         "converged": int(fit.converged),
         "n_iter": fit.n_iter,
-        "seed": str(fit.seed),  # may pass 64 bits
+        "seed": fit.seed,
         "log_likelihood": float(fit.log_likelihood),
         "log_prior": float(fit.log_prior),
         "seconds": float(fit.seconds),
@@ -145,7 +145,7 @@ def _to_groups(fit: Fit) -> dict[str, xr.Dataset]:
 def _from_groups(groups: Mapping[str, xr.Dataset]) -> Fit:
     from likely.inference.fit import Fit
 
-    groups = {name.strip("/"): data for name, data in groups.items()}
+    groups = {name.strip("/."): data for name, data in groups.items()}
     attrs = groups["fit"].attrs
     if attrs["format"] != _FORMAT or int(attrs["format_version"]) > _VERSION:
         raise KeyError(f"format {_FORMAT!r} up to version {_VERSION}")

@@ -75,7 +75,7 @@ def plot_history(
     figure, own = panels(len(kinds), axes, size=(WIDTH, 0.6 + 2.8 * len(kinds)))
     numbers = {name: number for number, name in enumerate(fits)}
     for ax, (kind, names) in zip(own, kinds.items(), strict=True):
-        bottoms = []
+        shown = []
         for name in names:
             objective = fits[name].history["objective"]
             values = objective.to_numpy(dtype=float)
@@ -89,8 +89,8 @@ def plot_history(
                 marker="o" if few else None,
                 ms=3,
             )
-            bottoms.append(_floor(values))
-        _limit(ax, bottoms)
+            shown.append(values[np.isfinite(values)])
+        _limit(ax, shown)
         ax.set_xlabel("draw" if fits[names[0]].engine == "nuts" else "iteration")
         ax.set_ylabel("nats")
         ax.set_title(kind, loc="left")
@@ -116,17 +116,17 @@ def objective_name(fit: Fit) -> str:
     }.get(fit.engine, "objective")
 
 
-def _floor(values: np.ndarray) -> float:
-    """Where the axis may start without hiding more than the first steep part of a history."""
-    finite = values[np.isfinite(values)]
-    if len(finite) < 20:
-        return float(finite.min()) if len(finite) else 0.0
-    return float(np.quantile(finite, 0.05))
-
-
-def _limit(ax: Axes, floors: Sequence[float]) -> None:
-    """Cut the first steps off the value axis where they would flatten all the others."""
-    low, high = ax.get_ylim()
-    floor = min(floors)
+def _limit(ax: Axes, histories: Sequence[np.ndarray]) -> None:
+    """Cut the first steps off the value axis where they would flatten all that follow."""
+    values = np.concatenate(histories)
+    if not len(values):
+        return
+    floor = min(
+        float(np.quantile(history, 0.05 if len(history) >= 20 else 0.0))
+        for history in histories
+        if len(history)
+    )
+    low, high = float(values.min()), float(values.max())
     if high - low > 4 * (high - floor) > 0:
-        ax.set_ylim(floor - 0.5 * (high - floor), None)
+        margin = 0.1 * (high - floor)
+        ax.set_ylim(floor - 5 * margin, high + margin)

@@ -96,6 +96,9 @@ def snap(
     sites : list of str
         Sites with an element that was moved.
     """
+    supports = [unknown.support for unknown in program.sites.unknowns.values()]
+    if not any(is_simplex(support) or bounds(support) for support in supports):
+        return dict(values), []
     leaves = {n: v.detach().clone().requires_grad_(True) for n, v in values.items()}
     with torch.enable_grad():
         here = objective(leaves)

@@ -18,7 +18,7 @@ ANNOTATORS = ["Ann", "Bo"]
 class Crowd:
     """Two annotators' labels of tasks in three classes; names and labels of the dimensions."""
 
-    dims = {"prevalence": ("class",), "confusion": ("label",), "truth": ("class",)}  # noqa: RUF012
+    dims = {"prevalence": ("class",), "confusion": ("reported",), "truth": ("class",)}  # noqa: RUF012
 
     def __call__(self, answers: torch.Tensor) -> None:
         prevalence = pyro.sample("prevalence", dist.Dirichlet(torch.ones(3)))
@@ -35,7 +35,7 @@ class Crowd:
         return {
             "annotator": ANNOTATORS,
             "class": CLASSES,
-            "label": CLASSES,
+            "reported": CLASSES,
             "task": [f"t{i}" for i in range(answers.shape[1])],
         }
 

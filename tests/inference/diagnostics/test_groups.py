@@ -10,8 +10,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from likely.inference import MLE, Fit, FitError
-from likely.inference.diagnostics import build_groups
+from likely.inference import EM, MAP, MLE, Fit, FitError
+from likely.inference.diagnostics import backend, build_groups
 from likely.inference.diagnostics.dimensions import as_labels, element_labels
 from likely.inference.diagnostics.groups import posterior_by_site
 
@@ -21,9 +21,9 @@ CLASSES = ["healthy", "mild", "severe"]
 def test_names_and_labels_come_from_plates_and_hooks(em: Fit) -> None:
     groups = build_groups(em)
     posterior = groups["posterior"]
-    assert posterior["confusion"].dims == ("chain", "draw", "annotator", "class", "label")
+    assert posterior["confusion"].dims == ("chain", "draw", "annotator", "class", "reported")
     assert list(posterior["confusion"].coords["annotator"].values) == ["Ann", "Bo"]
-    cell = posterior["confusion"].sel(annotator="Bo", label="mild", **{"class": "severe"})
+    cell = posterior["confusion"].sel(annotator="Bo", reported="mild", **{"class": "severe"})
     assert cell.item() == em.params["confusion"][1, 2, 1].item()
     assert posterior["odds"].dims == ("chain", "draw", "odds_dim_0")
     assert groups["latent_posterior"]["truth"].dims == ("task", "class")
@@ -122,7 +122,7 @@ def test_wrong_labels_of_the_program(crowd: object, answers: torch.Tensor) -> No
         def coords(self, answers: torch.Tensor) -> dict:
             return {"annotator": ["Ann", "Bo", "Cy"]}
 
-    fit = MLE().fit(Wrong(), answers)
+    fit = EM(objective="posterior").fit(Wrong(), answers)
     with pytest.raises(FitError, match=r"the program's coords gives 3 labels for .*'annotator'"):
         build_groups(fit)
 
@@ -143,40 +143,41 @@ def test_axes_of_one_array_have_different_names() -> None:
 
 def test_names_that_xarray_keeps_for_itself() -> None:
     def program(heads: torch.Tensor) -> None:
-        chain = pyro.sample("chain", dist.Beta(1.0, 1.0))
+        chain = pyro.sample("chain", dist.Beta(2.0, 2.0))
         with pyro.plate("draw", 4):
-            part = pyro.sample("scope/part", dist.Beta(1.0, 1.0))
+            part = pyro.sample("scope/part", dist.Beta(2.0, 2.0))
             pyro.sample("heads", dist.Binomial(10, (chain + part) / 2), obs=heads)
 
-    program.dims = {"scope/part": "heads"}  # type: ignore[attr-defined]
+    program.dims = {"scope/part": "label"}  # type: ignore[attr-defined]
     heads = torch.tensor([1.0, 5.0, 6.0, 9.0])
-    fit = MLE().fit(program, heads)
+    fit = MAP().fit(program, heads)
     groups = build_groups(fit, predictive=3, dims={"heads": "heads"})
     assert groups["posterior"]["chain_site"].dims == ("chain", "draw")
-    assert groups["posterior"]["scope.part"].dims == ("chain", "draw", "heads")
+    # The program's names do not replace those of plates.
+    assert groups["posterior"]["scope.part"].dims == ("chain", "draw", "draw_dim")
     assert groups["observed_data"]["heads"].dims == ("heads_dim",)
     np.testing.assert_array_equal(groups["observed_data"]["heads"], heads)
     assert groups["log_likelihood"]["heads"].dims[:2] == ("chain", "draw")
     by_site = posterior_by_site(fit)
     assert list(by_site) == ["chain", "scope/part"]
     plain = build_groups(fit)
-    assert plain["log_likelihood"]["heads"].dims == ("chain", "draw", "draw_2")
-    assert plain["observed_data"]["heads"].dims == ("draw_2",)
+    assert plain["log_likelihood"]["heads"].dims == ("chain", "draw", "draw_dim")
+    assert plain["observed_data"]["heads"].dims == ("draw_dim",)
 
 
 def test_axes_that_were_broadcast_and_statements_without_data() -> None:
     def program(x: torch.Tensor) -> None:
-        p = pyro.sample("p", dist.Beta(1.0, 1.0))
+        p = pyro.sample("p", dist.Beta(2.0, 2.0))
         pyro.factor("penalty", -p)
-        with pyro.plate("column", 3, dim=-1), pyro.plate("row", 2, dim=-2):
+        with pyro.plate("day", 3, dim=-1), pyro.plate("row", 2, dim=-2):
             pyro.sample("x", dist.Bernoulli(p), obs=x)
 
     for x in (torch.ones(2, 1), torch.ones(2, 3)):
-        observed = build_groups(MLE().fit(program, x))["observed_data"]
+        observed = build_groups(MAP().fit(program, x))["observed_data"]
         assert list(observed.data_vars) == ["x"]
-        assert observed["x"].dims == (("row",) if x.shape[1] == 1 else ("row", "column"))
-    vector = build_groups(MLE().fit(program, torch.ones(3)))["observed_data"]["x"]
-    assert vector.dims == ("column",)
+        assert observed["x"].dims == (("row",) if x.shape[1] == 1 else ("row", "day"))
+    vector = build_groups(MAP().fit(program, torch.ones(3)))["observed_data"]["x"]
+    assert vector.dims == ("day",)
 
 
 def test_attributes_of_the_program_that_mean_something_else() -> None:
@@ -243,3 +244,44 @@ def test_missing_site(em: Fit) -> None:
         posterior_by_site(em, "confuse")
     with pytest.raises(FitError, match="sites names no site"):
         posterior_by_site(em, [])
+
+
+def test_names_that_arviz_keeps_for_itself(nuts_line: Fit) -> None:
+    for name in sorted(backend.RESERVED_DIMS):
+        groups = build_groups(
+            nuts_line, dims={"coefficients": name}, coords={name: ["intercept", "slope"]}
+        )
+        posterior = groups["posterior"]
+        assert posterior["coefficients"].dims == ("chain", "draw", f"{name}_dim")
+        assert list(posterior[f"{name}_dim"].values) == ["intercept", "slope"]
+        frame = backend.summary(backend.to_arviz(groups))
+        assert list(frame.index) == ["coefficients[intercept]", "coefficients[slope]", "scale"]
+
+
+def test_log_likelihood_and_data_of_ragged_events() -> None:
+    def program(rows: torch.Tensor) -> None:
+        p = pyro.sample("p", dist.Dirichlet(torch.ones(3) * 2))
+        with pyro.plate("task", 4):
+            pyro.sample("counts", dist.Multinomial(5, p), obs=rows)
+        pyro.sample("whole", dist.Categorical(p).expand([6]).to_event(1), obs=torch.ones(6).long())
+
+    program.dims = {"counts": ("class",), "whole": ("annotation",), "p": ("class",)}  # type: ignore[attr-defined]
+    rows = torch.tensor([[5.0, 0, 0], [1, 2, 2], [0, 0, 5], [2, 2, 1]])
+    groups = build_groups(MAP().fit(program, rows))
+    assert groups["observed_data"]["counts"].dims == ("task", "class")
+    assert groups["observed_data"]["whole"].dims == ("annotation",)
+    assert groups["log_likelihood"]["counts"].dims == ("chain", "draw", "task")
+    assert groups["log_likelihood"]["whole"].dims == ("chain", "draw")
+
+
+def test_names_of_a_latent_do_not_replace_its_plates() -> None:
+    # Once observed, the site has no dimension of probabilities.
+    def program(truth: torch.Tensor) -> None:
+        p = pyro.sample("p", dist.Dirichlet(torch.ones(3)))
+        with pyro.plate("task", len(truth)):
+            pyro.sample("truth", dist.Categorical(p), obs=truth)
+
+    program.dims = {"p": ("class",), "truth": ("class",)}  # type: ignore[attr-defined]
+    groups = build_groups(MLE().fit(program, torch.tensor([0, 1, 1, 2])))
+    assert groups["observed_data"]["truth"].dims == ("task",)
+    assert groups["posterior"]["p"].dims == ("chain", "draw", "class")

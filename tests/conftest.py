@@ -1,0 +1,518 @@
+"""Programs × engines, for every test that asks for them by name.
+
+A test with an argument ``config`` runs for every program of `CONFIGS`, ``latent_config`` for those
+with discrete latents, ``engine`` for every engine of `ENGINES`, and ``case`` for every program with
+every engine that can fit it. A program or an engine joins all these tests by joining its list.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.ops.indexing import Vindex
+
+from likely.inference import EM, MAP, MLE, NUTS, SVI, Fit, Laplace
+from likely.models import (
+    Annotations,
+    BernoulliModel,
+    CategoricalModel,
+    DawidSkene,
+    GaussianMixture,
+    GaussianModel,
+    LinearRegression,
+    LogisticRegression,
+    PoissonModel,
+)
+
+Values = dict[str, torch.Tensor]
+
+
+@contextmanager
+def double_precision(seed: int = 0) -> Iterator[None]:
+    """Seeded random numbers and float64 by default, both put back afterwards."""
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+# -- engines -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCase:
+    """An engine with options that make it fast enough for many tests.
+
+    ``everywhere`` says that it takes part in every ``case``; a variant of another engine does not.
+    ``posterior`` says that it draws from a posterior, so that every unknown needs a prior or, for
+    ``keeps_params``, parameters stay points.
+    """
+
+    name: str
+    engine: Any
+    posterior: bool = False
+    stochastic: bool = False
+    keeps_params: bool = True
+    everywhere: bool = True
+    needs: str | None = None
+
+    @property
+    def available(self) -> bool:
+        return self.needs is None or importlib.util.find_spec(self.needs) is not None
+
+
+ENGINES = [
+    EngineCase(name="mle", engine=MLE()),
+    EngineCase(name="map", engine=MAP()),
+    EngineCase(name="em", engine=EM()),
+    EngineCase(name="em-posterior", engine=EM(objective="posterior")),
+    EngineCase(
+        name="svi",
+        engine=SVI(guide="multivariate", max_iter=400, learning_rate=0.05, draws=200),
+        posterior=True,
+        stochastic=True,
+    ),
+    EngineCase(
+        name="laplace",
+        engine=Laplace(draws=500),
+        posterior=True,
+        stochastic=True,
+        keeps_params=False,
+    ),
+    EngineCase(
+        name="nuts",
+        engine=NUTS(chains=2, draws=150, warmup=150, cores=1),
+        posterior=True,
+        stochastic=True,
+        keeps_params=False,
+    ),
+    EngineCase(
+        name="nuts-nutpie",
+        engine=NUTS(chains=2, draws=150, warmup=150, backend="nutpie"),
+        posterior=True,
+        stochastic=True,
+        keeps_params=False,
+        everywhere=False,
+        needs="nutpie",
+    ),
+    EngineCase(
+        name="map-adam",
+        engine=MAP(optimizer="adam", max_iter=2000, tol=1e-12),
+        everywhere=False,
+    ),
+    EngineCase(name="em-hard", engine=EM(hard=True), everywhere=False),
+    EngineCase(
+        name="svi-normal",
+        engine=SVI(max_iter=400, learning_rate=0.05, draws=200),
+        posterior=True,
+        stochastic=True,
+        everywhere=False,
+    ),
+]
+
+
+# -- programs as users write them ----------------------------------------------------------------
+
+
+def two_bells(x: Any = None, n: int = 0) -> torch.Tensor:
+    n = n if x is None else len(x)
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
+    with pyro.plate("component", 2):
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("point", n):
+        z = pyro.sample("z", dist.Categorical(weights))
+        return pyro.sample("x", dist.Normal(loc[z], scale[z]), obs=x)
+
+
+def zero_inflated_poisson(y: Any = None, n: int = 0) -> torch.Tensor:
+    gate = pyro.sample("gate", dist.Beta(1.0, 1.0))
+    rate = pyro.sample("rate", dist.Gamma(1.0, 0.1))
+    with pyro.plate("count", n if y is None else len(y)) as index:
+        absent = pyro.sample("absent", dist.Bernoulli(gate))
+        # A rate of exactly zero has no derivative.
+        level = torch.where(absent == 1, torch.tensor(1e-20), rate)
+        return pyro.sample("y", dist.Poisson(level), obs=None if y is None else y[index])
+
+
+def readout(net: torch.nn.Module) -> Callable[..., torch.Tensor]:
+    """A linear layer whose weights have no prior, with noise that has one."""
+
+    def network(x: torch.Tensor, y: Any = None) -> torch.Tensor:
+        pyro.module("net", net)
+        noise = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("row", len(x)) as index:
+            mean = net(x[index]).squeeze(-1)
+            return pyro.sample("y", dist.Normal(mean, noise), obs=None if y is None else y[index])
+
+    return network
+
+
+def schools(y: Any = None, n: int = 0) -> torch.Tensor:
+    """Groups around a common mean, written with effects in units of their spread."""
+    groups = 6
+    n = n if y is None else len(y)
+    mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+    spread = pyro.sample("spread", dist.LogNormal(0.0, 0.5))
+    with pyro.plate("group", groups, dim=-1):
+        effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+        level = pyro.deterministic("level", mean + spread * effect)
+        with pyro.plate("pupil", n, dim=-2) as index:
+            return pyro.sample("y", dist.Normal(level, 1.0), obs=None if y is None else y[index])
+
+
+def blend(x: torch.Tensor, y: Any = None) -> torch.Tensor:
+    """Proportions on a simplex that mix measurements, not categories."""
+    shares = pyro.sample("shares", dist.Dirichlet(torch.ones(3)))
+    noise = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("row", len(x)) as index:
+        mean = x[index] @ shares
+        return pyro.sample("y", dist.Normal(mean, noise), obs=None if y is None else y[index])
+
+
+def nested_supports(y: Any = None, n: int = 0) -> torch.Tensor:
+    """A level that lies below a ceiling which is itself unknown; ``y`` [n, 2] measures both."""
+    ceiling = pyro.sample("ceiling", dist.LogNormal(0.0, 1.0))
+    level = pyro.sample("level", dist.Uniform(0.0, ceiling))
+    with pyro.plate("measurement", n if y is None else len(y)) as index:
+        of_ceiling = None if y is None else y[index, 0]
+        of_level = None if y is None else y[index, 1]
+        first = pyro.sample("of_ceiling", dist.Normal(ceiling, 1.0), obs=of_ceiling)
+        second = pyro.sample("of_level", dist.Normal(level, 0.5), obs=of_level)
+    return torch.stack([first, second], -1)
+
+
+def two_coins(y: Any = None, n: int = 0) -> torch.Tensor:
+    """Bags of ten tosses of one of two coins; which coin is a one-hot latent."""
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
+    with pyro.plate("coin", 2):
+        heads = pyro.sample("heads", dist.Beta(1.0, 1.0))
+    with pyro.plate("bag", n if y is None else len(y)) as index:
+        coin = pyro.sample("which", dist.OneHotCategorical(weights))
+        probability = Vindex(heads)[coin.argmax(-1)]
+        obs = None if y is None else y[index]
+        return pyro.sample("y", dist.Binomial(10, probability), obs=obs)
+
+
+# -- programs with data --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Config:
+    """A program, the values its data are drawn at, and how to draw them.
+
+    Attributes
+    ----------
+    truth : dict of str to Tensor
+        Value of every unknown.
+    design, sizes : tuple, dict
+        Arguments that make the program simulate.
+    bind : callable
+        ``bind(outcomes, *design)`` gives the arguments that make the program see the outcomes.
+    plate : str, optional
+        A plate whose indices the program uses, so that it can be subsampled.
+    order : dict of str to int
+        Sites whose axis may come out permuted; the first is sorted to tell what is what.
+    unfit : frozenset of str
+        Engines that cannot fit the program.
+    """
+
+    name: str
+    program: Callable[..., Any]
+    truth: Mapping[str, Any]
+    design: Callable[[], tuple[Any, ...]] = tuple
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    bind: Callable[..., tuple[Any, ...]] = lambda outcomes, *design: (*design, outcomes)
+    plate: str | None = None
+    order: Mapping[str, int] = field(default_factory=dict)
+    latents: bool = False
+    params: bool = False
+    unfit: frozenset[str] = frozenset()
+    seed: int = 0
+
+    @cached_property
+    def values(self) -> Values:
+        """``truth`` as float64 tensors."""
+        return {n: torch.as_tensor(v, dtype=torch.float64) for n, v in self.truth.items()}
+
+    @cached_property
+    def args(self) -> tuple[Any, ...]:
+        """Arguments of the program, with outcomes that were drawn at ``truth``."""
+        with double_precision(self.seed + 1):
+            design = self.design()
+            outcomes = poutine.condition(self.simulator, self.values)(*design, **self.sizes)
+        return tuple(self.bind(outcomes.detach(), *design))
+
+    @property
+    def simulator(self) -> Callable[..., Any]:
+        """The program with its parameters, if it has any, at ``truth``."""
+        if not self.params:
+            return self.program
+        net = linear_layer(self.values["net$$$weight"], self.values["net$$$bias"])
+        return readout(net)
+
+    def aligned(self, values: Mapping[str, torch.Tensor]) -> Values:
+        """The values in the order of ``truth``, where the program does not tell parts apart."""
+        found = dict(values)
+        if not self.order:
+            return found
+        first = next(iter(self.order))
+        keys = found[first].reshape(len(found[first]), -1)[:, 0]
+        reference = self.values[first].reshape(len(keys), -1)[:, 0]
+        order = keys.argsort()[reference.argsort().argsort()]
+        for name, axis in self.order.items():
+            if name in found:
+                found[name] = found[name].index_select(axis, order)
+        return found
+
+
+def linear_layer(weight: Any = None, bias: Any = None) -> torch.nn.Module:
+    """A layer [1, 2] that starts at zero unless told otherwise."""
+    net = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        for parameter, value in ((net.weight, weight), (net.bias, bias)):
+            parameter.copy_(torch.zeros_like(parameter) if value is None else value)
+    return net
+
+
+def covariates(rows: int, columns: int) -> Callable[[], tuple[torch.Tensor]]:
+    return lambda: (torch.randn(rows, columns),)
+
+
+def crowd(tasks: int, annotators: int, classes: int) -> Callable[[], tuple[Annotations]]:
+    """Every annotator labels three tasks of four."""
+
+    def design() -> tuple[Annotations]:
+        pairs = [(i, a) for i in range(tasks) for a in range(annotators) if (i + a) % 4]
+        task, annotator = zip(*pairs, strict=True)
+        return (Annotations.from_arrays(task, annotator, None, classes=range(classes)),)
+
+    return design
+
+
+BELLS = {"weights": 0, "loc": 0, "scale": 0}
+MIXTURE = {"locs": 0, "weights": 0, "scales": 0, "correlation_cholesky": 0}
+CLUSTERS = {
+    "weights": [0.4, 0.6],
+    "locs": [[-2.0, 1.0], [2.0, 0.0]],
+    "scales": [[0.7, 1.0], [1.0, 0.5]],
+}
+
+CONFIGS = [
+    Config(
+        name="bernoulli",
+        program=BernoulliModel(),
+        truth={"probability": 0.3},
+        sizes={"n": 200},
+        plate="observation",
+    ),
+    Config(
+        name="categorical",
+        program=CategoricalModel(3),
+        truth={"probabilities": [0.2, 0.5, 0.3]},
+        sizes={"n": 200},
+        plate="observation",
+    ),
+    Config(
+        name="poisson",
+        program=PoissonModel(),
+        truth={"rate": 4.0},
+        sizes={"n": 150},
+        plate="observation",
+    ),
+    Config(
+        name="gaussian",
+        program=GaussianModel(),
+        truth={"loc": 1.5, "scale": 2.0},
+        sizes={"n": 150},
+        plate="observation",
+    ),
+    Config(
+        name="linear",
+        program=LinearRegression(),
+        truth={"intercept": 0.5, "coefficients": [1.0, -2.0], "scale": 0.7},
+        design=covariates(120, 2),
+        plate="observation",
+    ),
+    Config(
+        name="logistic",
+        program=LogisticRegression(),
+        truth={"intercept": -0.5, "coefficients": [1.0, -1.5]},
+        design=covariates(200, 2),
+        plate="observation",
+    ),
+    Config(
+        name="mixture-full",
+        program=GaussianMixture(2, "full"),
+        truth={
+            **CLUSTERS,
+            "correlation_cholesky": [[[1.0, 0.0], [0.6, 0.8]], [[1.0, 0.0], [-0.28, 0.96]]],
+        },
+        sizes={"n": 150, "dim": 2},
+        plate="observation",
+        order=MIXTURE,
+        latents=True,
+    ),
+    Config(
+        name="mixture-diag",
+        program=GaussianMixture(2, "diag"),
+        truth=CLUSTERS,
+        sizes={"n": 150, "dim": 2},
+        plate="observation",
+        order=MIXTURE,
+        latents=True,
+    ),
+    Config(
+        name="dawid-skene",
+        program=DawidSkene(2),
+        truth={
+            "prevalence": [0.4, 0.6],
+            "confusion": [
+                [[0.9, 0.1], [0.2, 0.8]],
+                [[0.7, 0.3], [0.1, 0.9]],
+                [[0.8, 0.2], [0.3, 0.7]],
+                [[0.85, 0.15], [0.25, 0.75]],
+            ],
+        },
+        design=crowd(160, 4, 2),
+        bind=lambda labels, annotations: (annotations.with_labels(labels),),
+        plate="task",
+        latents=True,
+    ),
+    Config(
+        name="two-bells",
+        program=two_bells,
+        truth={"weights": [0.4, 0.6], "loc": [-2.0, 3.0], "scale": [1.0, 1.5]},
+        sizes={"n": 150},
+        order={"loc": 0, "weights": 0, "scale": 0},
+        latents=True,
+    ),
+    Config(
+        name="zero-inflated-poisson",
+        program=zero_inflated_poisson,
+        truth={"gate": 0.3, "rate": 2.5},
+        sizes={"n": 150},
+        plate="count",
+        latents=True,
+    ),
+    Config(
+        name="two-coins",
+        program=two_coins,
+        truth={"weights": [0.3, 0.7], "heads": [0.2, 0.75]},
+        sizes={"n": 60},
+        plate="bag",
+        order={"heads": 0, "weights": 0},
+        latents=True,
+    ),
+    Config(
+        name="module",
+        program=readout(linear_layer()),
+        truth={"net$$$weight": [[1.0, -0.5]], "net$$$bias": [0.3], "noise": 0.6},
+        design=covariates(120, 2),
+        plate="row",
+        params=True,
+    ),
+    Config(
+        name="schools",
+        program=schools,
+        truth={
+            "mean": 1.0,
+            "spread": 1.2,
+            "effect": [-1.3, 0.4, 1.1, -0.2, 0.7, -0.6],
+        },
+        sizes={"n": 12},
+        plate="pupil",
+        # Effects that shrink with a growing spread leave the likelihood where it is.
+        unfit=frozenset({"mle", "em"}),
+    ),
+    Config(
+        name="blend",
+        program=blend,
+        truth={"shares": [0.2, 0.5, 0.3], "noise": 0.5},
+        design=covariates(120, 3),
+        plate="row",
+    ),
+    Config(
+        name="nested-supports",
+        program=nested_supports,
+        truth={"ceiling": 2.5, "level": 1.0},
+        sizes={"n": 60},
+        plate="measurement",
+    ),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A program and an engine that can fit it."""
+
+    config: Config
+    by: EngineCase
+
+    def __str__(self) -> str:
+        return f"{self.config.name}-{self.by.name}"
+
+    def fit(self) -> Fit:
+        result: Fit = self.by.engine.fit(self.config.program, *self.config.args)
+        return result
+
+
+CASES = [
+    Case(config, by)
+    for config in CONFIGS
+    for by in ENGINES
+    if by.everywhere
+    and by.available
+    and by.name not in config.unfit
+    and (by.keeps_params or not config.params)
+]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = metafunc.fixturenames
+    if "case" in names:
+        metafunc.parametrize("case", CASES, ids=str)
+    if "config" in names:
+        metafunc.parametrize("config", CONFIGS, ids=lambda config: config.name)
+    if "latent_config" in names:
+        latent = [config for config in CONFIGS if config.latents]
+        metafunc.parametrize("latent_config", latent, ids=lambda config: config.name)
+    if "engine" in names:
+        present = [by for by in ENGINES if by.available]
+        metafunc.parametrize("engine", present, ids=lambda by: by.name)
+
+
+@pytest.fixture(scope="session")
+def fitted() -> Callable[[str, str], Fit]:
+    """``fitted(config, engine)`` gives a case's fit by their names, made once in a session."""
+    made: dict[str, Fit] = {}
+    cases = {str(case): case for case in CASES}
+
+    def get(config: str, engine: str) -> Fit:
+        key = f"{config}-{engine}"
+        if key not in made:
+            made[key] = cases[key].fit()
+        return made[key]
+
+    return get
+
+
+@pytest.fixture
+def in_double() -> Iterator[None]:
+    """Float64 by default and seeded random numbers within a test."""
+    with double_precision():
+        yield
