@@ -23,6 +23,7 @@ _MOST_COLUMNS = 4
 _CELL = (0.72, 0.55)  # inches
 # Longer column labels than these would run into each other.
 _LONGEST_LEVEL = 9
+_SLANT = 0.06  # inches of height for each letter of a slanted label
 _SLANTED: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
 
 
@@ -82,9 +83,12 @@ def plot_table(
         )
     rows, columns = mean.shape[-2:]
     width = min(count, _MOST_COLUMNS)
+    names = [str(label) for label in mean.indexes[mean.dims[-1]]]
+    longest = max(map(len, names))
+    below = _SLANT * longest if longest > _LONGEST_LEVEL else 0.0
     size = (
         max(3.5, width * (columns * _CELL[0] + 0.4) + 1.2),
-        -(-count // width) * (rows * _CELL[1] + 0.6) + 0.6,
+        -(-count // width) * (rows * _CELL[1] + 0.6) + 0.6 + below,
     )
     figure, own = panels(count, axes, columns=width, size=size)
     top = 1.0 if float(mean.min()) >= 0 and float(mean.max()) <= 1 else float(mean.max())

@@ -79,7 +79,7 @@ def plot_predictive(
         _histograms(own, observed, predicted, interval)
         own.set_ylabel("density")
     own.set_xlabel(site)
-    own.legend(frameon=False)
+    own.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     bare(own)
     return own
 

@@ -1,21 +1,21 @@
-"""What all engines share: options, reading a program, restarts, and building the `Fit`."""
+"""What all engines share: options, reading a program, and restarts."""
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import pandas as pd
 import torch
 
-from likely.inference.errors import ConvergenceWarning, OptionError, ProgramError
+from likely.inference.coordinates import Coordinates
+from likely.inference.engines.checks import check_int, check_positive
+from likely.inference.engines.result import Found, Result, finish
+from likely.inference.errors import OptionError, ProgramError
 from likely.inference.fit import Fit
-from likely.inference.monitor import Callback
-from likely.inference.program import Program, Values
-from likely.inference.quantities import deterministics
+from likely.inference.monitor import Callback, Monitor
+from likely.inference.program import Program
 
 
 @runtime_checkable
@@ -58,6 +58,7 @@ class EngineOptions:
     """
 
     name: ClassVar[str]
+    needs_priors: ClassVar[bool] = False
 
     seed: int = 0
     progress: bool = False
@@ -81,11 +82,57 @@ class EngineOptions:
         except (RuntimeError, TypeError) as error:
             raise OptionError(f"device {self.device!r} is not a torch device: {error}") from error
 
-    def read(self, program: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Program:
-        """Read the program with this engine's dtype, device and seed."""
-        return Program(
+    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
+        """Fit a program; the class says what is found.
+
+        Parameters
+        ----------
+        program : callable
+            Any Pyro program.
+        *args, **kwargs
+            What the program is called with.
+
+        Returns
+        -------
+        Fit
+
+        Raises
+        ------
+        ProgramError
+            If the program cannot be fitted, or lacks priors that the engine needs; the site is
+            named.
+        NonFiniteError
+            If the objective has no bound or stops being a number.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit stopped before it converged, or its draws should not be trusted.
+        """
+        started = time.perf_counter()
+        self.check_available()
+        reading = Program(
             program, *args, seed=self.seed, dtype=self.dtype, device=self.device, **kwargs
         )
+        if self.needs_priors:
+            require_priors(reading, self.name)
+        with reading.session(self.seed):
+            result = self._fit(reading, Coordinates(reading))
+            return finish(
+                reading,
+                result,
+                name=self.name,
+                options=self.described(),
+                seed=self.seed,
+                started=started,
+            )
+
+    def check_available(self) -> None:
+        """Raise an `OptionError` if something the options ask for is not installed."""
+
+    def _fit(self, program: Program, coordinates: Coordinates) -> Result:
+        """Fit a program that was read, inside its session."""
+        raise NotImplementedError
 
     def start_values(self, program: Program) -> Mapping[str, Any] | None:
         """``init`` as a mapping of the unknowns it covers."""
@@ -128,130 +175,31 @@ class SearchOptions(EngineOptions):
         check_int("restarts", self.restarts, 1)
         check_positive("tol", self.tol)
 
+    def best_of(self, search: Callable[[int], Found]) -> Found:
+        """Search from several starts and keep the best.
 
-@dataclass(frozen=True)
-class Found:
-    """The outcome of one search.
+        A start that fails (a component that collapses, say) only counts if all of them fail.
+        """
+        found: list[Found] = []
+        failures: list[Exception] = []
+        for attempt in range(self.restarts):
+            # Every start has its own stream, whatever the ones before it consumed.
+            torch.manual_seed(self.seed + 7919 * attempt)
+            try:
+                found.append(search(attempt))
+            except (ArithmeticError, ValueError) as error:
+                failures.append(error)
+                continue
+            if found[-1].interrupted:
+                break
+        if not found:
+            raise failures[0]
+        return max(found, key=lambda f: f.objective)
 
-    Attributes
-    ----------
-    values : dict of str to Tensor
-        Constrained values of the unknowns.
-    objective : float
-        What was maximised.
-    history : list of float
-        Objective by iteration, the start first.
-    converged, interrupted : bool
-    n_iter : int
-    extra : dict
-        Anything an engine wants to keep (a Hessian, a guide).
-    """
-
-    values: dict[str, torch.Tensor]
-    objective: float
-    history: list[float]
-    converged: bool
-    n_iter: int
-    interrupted: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-def best_of(restarts: int, seed: int, search: Callable[[int], Found]) -> Found:
-    """Search from several starts and keep the best; a failing start only counts if all fail."""
-    found: list[Found] = []
-    failures: list[ArithmeticError] = []
-    for attempt in range(restarts):
-        # Every start has its own stream, whatever the ones before it consumed.
-        torch.manual_seed(seed + 7919 * attempt)
-        try:
-            found.append(search(attempt))
-        except ArithmeticError as error:
-            failures.append(error)
-            continue
-        if found[-1].interrupted:
-            break
-    if not found:
-        raise failures[0]
-    return max(found, key=lambda f: f.objective)
-
-
-def finish(
-    options: EngineOptions,
-    program: Program,
-    *,
-    started: float,
-    params: Values,
-    draws: Values | None,
-    history: list[float],
-    converged: bool,
-    n_iter: int,
-    reason: str = "",
-    sample_stats: Mapping[str, torch.Tensor] | None = None,
-    diagnostics: Mapping[str, float] | None = None,
-) -> Fit:
-    """Build the `Fit`, with densities and deterministic sites, and warn if it did not converge.
-
-    Must be called inside the program's session. ``draws`` is ``None`` for a point.
-    """
-    values = {name: value.detach() for name, value in params.items()}
-    with torch.no_grad():
-        density = program.density(values)
-        extra = deterministics(program, values)
-        if draws is None:
-            everything = {n: v[None, None] for n, v in (values | extra).items()}
-        else:
-            everything = dict(draws)
-            if extra:
-                everything |= _deterministic_draws(program, draws)
-                extra = {name: everything[name].mean((0, 1)) for name in extra}
-    if not converged:
-        warnings.warn(
-            f"{options.name}: {reason or f'no convergence in {n_iter} iterations'}",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return Fit(
-        engine=options.name,
-        options=options.described(),
-        params=values | extra,
-        draws=everything,
-        log_likelihood=float(density.log_likelihood),
-        log_prior=float(density.log_prior),
-        history=pd.DataFrame(
-            {"objective": history}, index=pd.RangeIndex(len(history), name="iteration")
-        ),
-        converged=converged,
-        n_iter=n_iter,
-        seconds=time.perf_counter() - started,
-        seed=options.seed,
-        sample_stats=dict(sample_stats or {}),
-        diagnostics=dict(diagnostics or {}),
-        program=program,
-    )
-
-
-def _deterministic_draws(program: Program, draws: Values) -> dict[str, torch.Tensor]:
-    shape = next(iter(draws.values())).shape[:2]
-    flat = {name: value.flatten(0, 1) for name, value in draws.items()}
-    runs = [
-        deterministics(program, {name: value[i] for name, value in flat.items()})
-        for i in range(shape[0] * shape[1])
-    ]
-    return {
-        name: torch.stack([run[name] for run in runs]).reshape(*shape, *runs[0][name].shape)
-        for name in runs[0]
-    }
-
-
-def posterior_mean(program: Program, draws: Values) -> dict[str, torch.Tensor]:
-    """Mean over chains and draws, put back into supports that are not convex."""
-    means = {name: value.mean((0, 1)) for name, value in draws.items()}
-    for name, mean in means.items():
-        unknown = program.sites.unknowns[name]
-        if type(unknown.transform).__name__ == "CorrCholeskyTransform":
-            # The rows of a correlation factor have unit length; their mean is shorter.
-            means[name] = mean / mean.square().sum(-1, keepdim=True).sqrt()
-    return means
+    def monitor(self, attempt: int) -> Monitor:
+        """Progress bar and callback of one start."""
+        label = self.name if self.restarts == 1 else f"{self.name} start {attempt + 1}"
+        return Monitor(label, self.max_iter, self.progress, self.callback, attempt)
 
 
 def require_priors(program: Program, engine: str) -> None:
@@ -263,24 +211,6 @@ def require_priors(program: Program, engine: str) -> None:
             "posterior: make them pyro.sample sites (pyro.nn.PyroSample for a module), or use MLE, "
             "MAP, EM or SVI"
         )
-
-
-def check_int(name: str, value: Any, least: int) -> None:
-    """Raise an `OptionError` unless ``value`` is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise an `OptionError` unless ``value`` is a positive number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise OptionError(f"{name} must be a positive number, got {value!r}")
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise an `OptionError` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def _plain(value: Any) -> Any:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from likely.inference.coordinates import Coordinates, require_finite
-from likely.inference.engines.base import (
-    Found,
-    SearchOptions,
-    best_of,
-    check_choice,
-    check_int,
-    finish,
-)
+from likely.inference.engines.base import SearchOptions
+from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.engines.expectation import expect, find_tables
 from likely.inference.engines.maximisation import m_step
+from likely.inference.engines.result import Found, Result
 from likely.inference.errors import MonotonicityError
-from likely.inference.fit import Fit
-from likely.inference.monitor import Monitor
 from likely.inference.program import Program
 
 # How far, relative to itself, the objective may fall between steps: rounding, no more.
@@ -80,58 +71,16 @@ class EM(SearchOptions):
     def _with_prior(self) -> bool:
         return self.objective == "posterior"
 
-    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
-        """Fit a program by EM.
-
-        Parameters
-        ----------
-        program : callable
-            Any Pyro program.
-        *args, **kwargs
-            What the program is called with.
-
-        Raises
-        ------
-        ProgramError
-            If the program cannot be fitted; the site is named.
-        MonotonicityError
-            If a step lowers the objective: the program's ``m_step`` is wrong.
-        NonFiniteError
-            If the objective stops being a number.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If ``max_iter`` was not enough.
-        """
-        started = time.perf_counter()
-        reading = self.read(program, args, kwargs)
-        with reading.session(self.seed):
-            coordinates = Coordinates(reading)
-            found = best_of(
-                self.restarts,
-                self.seed,
-                lambda attempt: self._search(reading, coordinates, attempt),
-            )
-            return finish(
-                self,
-                reading,
-                started=started,
-                params=found.values,
-                draws=None,
-                history=found.history,
-                converged=found.converged,
-                n_iter=found.n_iter,
-                reason="stopped before it converged" if found.interrupted else "",
-            )
+    def _fit(self, program: Program, coordinates: Coordinates) -> Result:
+        found = self.best_of(lambda attempt: self._search(program, coordinates, attempt))
+        return Result.from_found(found)
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         # Constrained values throughout: zero cells are fine, and stay zero.
         values = coordinates.start(self.start_values(program), attempt)
         tables = find_tables(program, values, hard=self.hard, with_prior=self._with_prior)
-        label = self.name if self.restarts == 1 else f"{self.name} start {attempt + 1}"
         converged = False
-        with Monitor(label, self.max_iter, self.progress, self.callback, attempt) as monitor:
+        with self.monitor(attempt) as monitor:
             for iteration in range(self.max_iter + 1):
                 expected = expect(
                     program, values, tables, hard=self.hard, with_prior=self._with_prior

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,20 +10,13 @@ from typing import Any, ClassVar
 import torch
 
 from likely.inference.coordinates import Coordinates, require_finite
-from likely.inference.engines.base import (
-    Found,
-    SearchOptions,
-    best_of,
-    check_choice,
-    check_int,
-    finish,
-)
+from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.batches import Batches
 from likely.inference.engines.boundary import snap
+from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.engines.maximisation import em_steps
+from likely.inference.engines.result import Found, Result
 from likely.inference.errors import BoundaryWarning, NonFiniteError, OptionError, ProgramError
-from likely.inference.fit import Fit
-from likely.inference.monitor import Monitor
 from likely.inference.optimise import Evaluation, OptimizerFactory, descend, minimise
 from likely.inference.program import Density, Program, Values
 
@@ -89,59 +81,18 @@ class PointEngine(PointOptions):
 
     with_prior: ClassVar[bool]
 
-    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
-        """Fit a program; see the class for what is found.
-
-        Parameters
-        ----------
-        program : callable
-            Any Pyro program.
-        *args, **kwargs
-            What the program is called with.
-
-        Raises
-        ------
-        ProgramError
-            If the program cannot be fitted; the site is named.
-        NonFiniteError
-            If the objective has no bound or stops being a number.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If ``max_iter`` was not enough.
-        BoundaryWarning
-            If the optimum lies on the boundary of the support.
-        """
-        started = time.perf_counter()
-        reading = self.read(program, args, kwargs)
-        with reading.session(self.seed):
-            coordinates = Coordinates(reading)
-            found = best_of(
-                self.restarts,
-                self.seed,
-                lambda attempt: self._search(reading, coordinates, attempt),
+    def _fit(self, program: Program, coordinates: Coordinates) -> Result:
+        found = self.best_of(lambda attempt: self._search(program, coordinates, attempt))
+        values, edges = snap(program, found.values, lambda v: self._total(program.density(v)))
+        if edges:
+            warnings.warn(
+                f"{self.name}: the optimum lies on the boundary of the support at "
+                f"{', '.join(map(repr, edges))}; it is reported there, and standard errors are "
+                "not defined",
+                BoundaryWarning,
+                stacklevel=3,
             )
-            values, edges = snap(reading, found.values, lambda v: self._total(reading.density(v)))
-            if edges:
-                warnings.warn(
-                    f"{self.name}: the optimum lies on the boundary of the support at "
-                    f"{', '.join(map(repr, edges))}; it is reported there, and standard errors are "
-                    "not defined",
-                    BoundaryWarning,
-                    stacklevel=2,
-                )
-            return finish(
-                self,
-                reading,
-                started=started,
-                params=values,
-                draws=None,
-                history=found.history,
-                converged=found.converged,
-                n_iter=found.n_iter,
-                reason="stopped before it converged" if found.interrupted else "",
-            )
+        return Result.from_found(found, params=values)
 
     def _total(self, density: Density) -> torch.Tensor:
         if self.with_prior:
@@ -153,8 +104,7 @@ class PointEngine(PointOptions):
         if self.em_steps and program.sites.latents and self.batch_size is None:
             values = self._by_em(program, coordinates, values)
         start = coordinates.unconstrain(values)
-        label = self.name if self.restarts == 1 else f"{self.name} start {attempt + 1}"
-        with Monitor(label, self.max_iter, self.progress, self.callback, attempt) as monitor:
+        with self.monitor(attempt) as monitor:
             position = [start]
 
             def step(value: float, x: torch.Tensor) -> bool:

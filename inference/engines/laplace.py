@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.curvature import flat_sites, hessian
-from likely.inference.engines.base import (
-    Found,
-    SearchOptions,
-    best_of,
-    check_int,
-    finish,
-    posterior_mean,
-    require_priors,
-)
+from likely.inference.engines.base import SearchOptions
+from likely.inference.engines.checks import check_int
 from likely.inference.engines.gradient import value_and_gradient
+from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.errors import FlatDirectionError, NonFiniteError
-from likely.inference.fit import Fit
-from likely.inference.monitor import Monitor
 from likely.inference.optimise import minimise
 from likely.inference.program import Density, Program
 
@@ -61,6 +51,7 @@ class Laplace(SearchOptions):
     """
 
     name: ClassVar[str] = "laplace"
+    needs_priors: ClassVar[bool] = True
 
     draws: int = 2000
 
@@ -68,79 +59,43 @@ class Laplace(SearchOptions):
         super().__post_init__()
         check_int("draws", self.draws, 2)
 
-    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
-        """Fit a program.
+    def _fit(self, program: Program, coordinates: Coordinates) -> Result:
+        found = self.best_of(lambda attempt: self._mode(program, coordinates, attempt))
+        mode = found.extra["mode"]
 
-        Parameters
-        ----------
-        program : callable
-            Any Pyro program.
-        *args, **kwargs
-            What the program is called with.
+        def negative(x: torch.Tensor) -> torch.Tensor:
+            density = program.density(coordinates.split(x), unconstrained=True)
+            return -unconstrained_log_joint(density)
 
-        Raises
-        ------
-        ProgramError
-            If the program cannot be fitted, or has parameters without priors.
-        FlatDirectionError
-            If the Hessian at the mode is not positive definite; the sites of the flat direction
-            are named.
-        NonFiniteError
-            If the density has no mode.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If ``max_iter`` was not enough to find the mode.
-        """
-        started = time.perf_counter()
-        reading = self.read(program, args, kwargs)
-        require_priors(reading, self.name)
-        with reading.session(self.seed):
-            coordinates = Coordinates(reading)
-            found = best_of(
-                self.restarts, self.seed, lambda attempt: self._mode(reading, coordinates, attempt)
+        precision = hessian(negative, mode)
+        if not bool(torch.isfinite(precision).all()):
+            raise NonFiniteError("laplace: the Hessian at the mode is not finite")
+        sites = flat_sites(precision, coordinates.slices)
+        if sites:
+            raise FlatDirectionError(
+                "laplace: the density is flat or curves upwards at its mode in a direction "
+                f"made of {', '.join(map(repr, sites))}, so no Gaussian fits there. Give these "
+                "sites an informative prior, remove the redundancy, or use NUTS."
             )
-            mode = found.extra["mode"]
-
-            def negative(x: torch.Tensor) -> torch.Tensor:
-                density = reading.density(coordinates.split(x), unconstrained=True)
-                return -unconstrained_log_joint(density)
-
-            precision = hessian(negative, mode)
-            if not bool(torch.isfinite(precision).all()):
-                raise NonFiniteError("laplace: the Hessian at the mode is not finite")
-            sites = flat_sites(precision, coordinates.slices)
-            if sites:
-                raise FlatDirectionError(
-                    "laplace: the density is flat or curves upwards at its mode in a direction "
-                    f"made of {', '.join(map(repr, sites))}, so no Gaussian fits there. Give these "
-                    "sites an informative prior, remove the redundancy, or use NUTS."
-                )
-            torch.manual_seed(self.seed)
-            factor = torch.linalg.cholesky(precision)
-            noise = torch.randn(self.draws, coordinates.size, dtype=mode.dtype, device=mode.device)
-            # precision = L Lᵀ, so Lᵀ⁻¹ z has its inverse as covariance.
-            flat = mode + torch.linalg.solve_triangular(factor.T, noise.T, upper=True).T
-            draws = coordinates.constrain_draws(flat[None])
-            evidence = found.objective + 0.5 * coordinates.size * _LOG_2PI
-            evidence -= float(factor.diagonal().log().sum())
-            return finish(
-                self,
-                reading,
-                started=started,
-                params=posterior_mean(reading, draws),
-                draws=draws,
-                history=found.history,
-                converged=found.converged,
-                n_iter=found.n_iter,
-                diagnostics={"log_evidence": evidence},
-            )
+        torch.manual_seed(self.seed)
+        factor = torch.linalg.cholesky(precision)
+        noise = torch.randn(self.draws, coordinates.size, dtype=mode.dtype, device=mode.device)
+        # precision = L Lᵀ, so Lᵀ⁻¹ z has its inverse as covariance.
+        flat = mode + torch.linalg.solve_triangular(factor.T, noise.T, upper=True).T
+        draws = coordinates.constrain_draws(flat[None])
+        evidence = found.objective + 0.5 * coordinates.size * _LOG_2PI
+        evidence -= float(factor.diagonal().log().sum())
+        return Result.from_found(
+            found,
+            params=posterior_mean(program, draws),
+            draws=draws,
+            diagnostics={"log_evidence": evidence},
+        )
 
     def _mode(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         values = coordinates.start(self.start_values(program), attempt)
         start = coordinates.unconstrain(values, edge=3.0)
-        with Monitor(self.name, self.max_iter, self.progress, self.callback, attempt) as monitor:
+        with self.monitor(attempt) as monitor:
             reached = [start]
 
             def step(value: float, x: torch.Tensor) -> bool:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyro
@@ -16,16 +15,11 @@ from pyro.infer import mcmc
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 
 from likely.inference.coordinates import Coordinates
-from likely.inference.engines.base import (
-    EngineOptions,
-    check_choice,
-    check_int,
-    finish,
-    posterior_mean,
-    require_priors,
-)
+from likely.inference.engines.base import EngineOptions
 from likely.inference.engines.chains import Chain, Report, run_chains
+from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.engines.laplace import unconstrained_log_joint
+from likely.inference.engines.result import Result, posterior_mean
 from likely.inference.errors import InferenceError, OptionError
 from likely.inference.fit import Fit
 from likely.inference.monitor import Step
@@ -75,6 +69,7 @@ class NUTS(EngineOptions):
     """
 
     name: ClassVar[str] = "nuts"
+    needs_priors: ClassVar[bool] = True
 
     draws: int = 500
     warmup: int = 500
@@ -98,71 +93,41 @@ class NUTS(EngineOptions):
         if not 0.0 < self.target_accept < 1.0:
             raise OptionError(f"target_accept must lie in (0, 1), got {self.target_accept!r}")
 
-    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
-        """Draw from the posterior of a program.
-
-        Parameters
-        ----------
-        program : callable
-            Any Pyro program.
-        *args, **kwargs
-            What the program is called with.
-
-        Raises
-        ------
-        ProgramError
-            If the program cannot be fitted, or has parameters without priors.
-        OptionError
-            If ``backend="nutpie"`` and nutpie is not installed.
-
-        Warns
-        -----
-        ConvergenceWarning
-            For divergences, chains that disagree, or too few effective draws.
-        """
-        started = time.perf_counter()
+    def check_available(self) -> None:
+        """Raise an `OptionError` if the backend is not installed."""
         if self.backend == "nutpie":
-            # Said before any work is done.
             from likely.inference.engines.nutpie import require_nutpie
 
             require_nutpie()
-        reading = self.read(program, args, kwargs)
-        require_priors(reading, self.name)
-        with reading.session(self.seed):
-            coordinates = Coordinates(reading)
-            starts = self._starts(reading, coordinates)
-            if self.backend == "nutpie":
-                from likely.inference.engines.nutpie import sample
 
-                chains = sample(self, self._potential(reading, coordinates, starts[0]), starts)
-            else:
-                chains = self._run(reading, coordinates, starts)
-            kept = min(len(chain.draws) for chain in chains)
-            flat = torch.as_tensor(
-                np.stack([chain.draws[:kept] for chain in chains]), dtype=self.dtype
-            )
-            draws = coordinates.constrain_draws(flat.to(starts[0].device))
-            stats = {
-                name: torch.as_tensor(np.stack([chain.stats[name][:kept] for chain in chains]))
-                for name in chains[0].stats
-            }
-            diagnostics = _diagnose(draws, stats)
-            interrupted = any(chain.interrupted for chain in chains)
-            reason = "interrupted" if interrupted else _complaint(diagnostics, kept * len(chains))
-            lp = stats["lp"].mean(0).tolist()
-            return finish(
-                self,
-                reading,
-                started=started,
-                params=posterior_mean(reading, draws),
-                draws=draws,
-                history=lp,
-                converged=not reason,
-                n_iter=self.warmup + kept,
-                reason=reason,
-                sample_stats=stats,
-                diagnostics=diagnostics,
-            )
+    def _fit(self, program: Program, coordinates: Coordinates) -> Result:
+        starts = self._starts(program, coordinates)
+        if self.backend == "nutpie":
+            from likely.inference.engines.nutpie import sample
+
+            chains = sample(self, self._potential(program, coordinates, starts[0]), starts)
+        else:
+            chains = self._run(program, coordinates, starts)
+        kept = min(len(chain.draws) for chain in chains)
+        flat = torch.as_tensor(np.stack([c.draws[:kept] for c in chains]), dtype=self.dtype)
+        draws = coordinates.constrain_draws(flat.to(starts[0].device))
+        stats = {
+            name: torch.as_tensor(np.stack([chain.stats[name][:kept] for chain in chains]))
+            for name in chains[0].stats
+        }
+        diagnostics = _diagnose(draws, stats)
+        interrupted = any(chain.interrupted for chain in chains)
+        reason = "interrupted" if interrupted else _complaint(diagnostics, kept * len(chains))
+        return Result(
+            params=posterior_mean(program, draws),
+            draws=draws,
+            history=stats["lp"].mean(0).tolist(),
+            converged=not reason,
+            n_iter=self.warmup + kept,
+            reason=reason,
+            sample_stats=stats,
+            diagnostics=diagnostics,
+        )
 
     def _starts(self, program: Program, coordinates: Coordinates) -> list[torch.Tensor]:
         """Flat starts, one for each chain."""

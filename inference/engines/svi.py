@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,20 +23,11 @@ from pyro.optim import ClippedAdam, PyroOptim
 from pyro.poutine.messenger import Messenger
 
 from likely.inference.coordinates import Coordinates, require_finite
-from likely.inference.engines.base import (
-    Found,
-    SearchOptions,
-    best_of,
-    check_choice,
-    check_int,
-    check_positive,
-    finish,
-    posterior_mean,
-)
+from likely.inference.engines.base import SearchOptions
+from likely.inference.engines.checks import check_choice, check_int, check_positive
+from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.errors import OptionError, ProgramError
-from likely.inference.fit import Fit
 from likely.inference.handlers import ReplaceParameters, Substitute
-from likely.inference.monitor import Monitor
 from likely.inference.optimise import settled
 from likely.inference.program import Program
 
@@ -107,62 +97,21 @@ class SVI(SearchOptions):
                 f"optimizer must be a pyro.optim optimiser, got {type(self.optimizer).__name__}"
             )
 
-    def fit(self, program: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Fit:
-        """Fit a guide to the posterior of a program.
-
-        Parameters
-        ----------
-        program : callable
-            Any Pyro program.
-        *args, **kwargs
-            What the program, and a guide of your own, are called with.
-
-        Raises
-        ------
-        ProgramError
-            If the program cannot be fitted, or the guide leaves an unknown out.
-        NonFiniteError
-            If the ELBO stops being a number.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If the ELBO was still rising when ``max_iter`` was reached.
-        """
+    def _fit(self, program: Program, coordinates: Coordinates) -> Result:
         from likely.inference.diagnostics.backend import psis_khat
 
-        started = time.perf_counter()
-        reading = self.read(program, args, kwargs)
-        with reading.session(self.seed):
-            coordinates = Coordinates(reading)
-            found = best_of(
-                self.restarts,
-                self.seed,
-                lambda attempt: self._search(reading, coordinates, attempt),
-            )
-            draws = found.extra["draws"]
-            params = posterior_mean(reading, draws) if draws else {}
-            fixed = found.extra["parameters"]
-            everything = draws | {
-                name: value.expand((1, self.draws) + value.shape) for name, value in fixed.items()
-            }
-            return finish(
-                self,
-                reading,
-                started=started,
-                params=params | fixed,
-                draws=everything,
-                history=found.history,
-                converged=found.converged,
-                n_iter=found.n_iter,
-                reason=(
-                    "stopped before it converged"
-                    if found.interrupted
-                    else f"the ELBO was still rising after {found.n_iter} steps; raise max_iter"
-                ),
-                sample_stats={"log_weight": found.extra["log_weights"][None]},
-                diagnostics={"khat": psis_khat(found.extra["log_weights"])},
-            )
+        found = self.best_of(lambda attempt: self._search(program, coordinates, attempt))
+        draws, fixed = found.extra["draws"], found.extra["parameters"]
+        weights = found.extra["log_weights"]
+        repeated = {n: v.expand((1, self.draws) + v.shape) for n, v in fixed.items()}
+        return Result.from_found(
+            found,
+            params=posterior_mean(program, draws) | fixed,
+            draws=draws | repeated,
+            reason=f"the ELBO was still rising after {found.n_iter} steps; raise max_iter",
+            sample_stats={"log_weight": weights[None]},
+            diagnostics={"khat": psis_khat(weights)},
+        )
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         pyro.get_param_store().clear()
@@ -177,8 +126,7 @@ class SVI(SearchOptions):
         decay = _DECAY ** (1.0 / self.max_iter)
         optimizer = self.optimizer or ClippedAdam({"lr": self.learning_rate, "lrd": decay})
         stepper = infer.SVI(model, guide, optimizer, elbo)
-        label = self.name if self.restarts == 1 else f"{self.name} start {attempt + 1}"
-        with Monitor(label, self.max_iter, self.progress, self.callback, attempt) as monitor:
+        with self.monitor(attempt) as monitor:
             for iteration in range(self.max_iter):
                 try:
                     loss = float(stepper.step(*program.args, **program.kwargs))
