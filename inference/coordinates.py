@@ -133,7 +133,10 @@ class Coordinates:
         everything_given = given.keys() >= self.slices.keys()
         best: tuple[float, dict[str, torch.Tensor]] | None = None
         for number in range(1 if everything_given else _SCREENED):
-            values = self._from_prior(not multimodal and number == 0) | given
+            if everything_given:
+                values = {name: given[name] for name in self.slices}
+            else:
+                values = self._from_prior(not multimodal and number == 0) | given
             with torch.no_grad():
                 density = program.density(values)
             score = float(density.log_likelihood + density.log_prior)

@@ -159,9 +159,11 @@ class Fit:
             If the fit was loaded without its program and does not hold the latent.
         """
         if self.program is None and self.stored is not None and "latent_posterior" in self.stored:
+            from likely.inference.diagnostics.dimensions import safe_name
+
             stored = self.stored["latent_posterior"]
-            if name in stored:
-                return torch.as_tensor(np.array(stored[name].values))
+            if safe_name(name) in stored:
+                return torch.as_tensor(np.array(stored[safe_name(name)].values))
         program = self.bound("latent()")
         quantities.check_latent(program, name)
         with program.session(self.seed), torch.no_grad():
@@ -287,6 +289,7 @@ class Fit:
         self,
         *,
         predictive: int | bool = False,
+        log_likelihood: bool = True,
         coords: Mapping[str, Sequence[Any]] | None = None,
         dims: Mapping[str, Sequence[str]] | None = None,
     ) -> Any:
@@ -299,6 +302,8 @@ class Fit:
         ----------
         predictive : int or bool
             Number of posterior-predictive draws; ``True`` for one per posterior draw.
+        log_likelihood : bool
+            Whether the group of that name is made, a number for each draw and observation.
         coords : mapping, optional
             Labels by dimension; by default the program's own.
         dims : mapping, optional
@@ -307,7 +312,10 @@ class Fit:
         from likely.inference.diagnostics.backend import to_arviz
         from likely.inference.diagnostics.groups import build_groups
 
-        return to_arviz(build_groups(self, predictive=predictive, coords=coords, dims=dims))
+        groups = build_groups(
+            self, predictive=predictive, log_likelihood=log_likelihood, coords=coords, dims=dims
+        )
+        return to_arviz(groups)
 
     def summary(self, **options: Any) -> pd.DataFrame:
         """ArviZ's summary of a posterior; estimates with standard errors for a point fit."""
@@ -315,11 +323,18 @@ class Fit:
 
         return summary(self, **options)
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fit to a netCDF file (no pickle); read it with `Fit.load`."""
+    def save(self, path: str | PathLike[str], *, log_likelihood: bool = True) -> None:
+        """Write the fit to a netCDF file (no pickle); read it with `Fit.load`.
+
+        Parameters
+        ----------
+        path : str or path-like
+        log_likelihood : bool
+            Whether the group of that name goes along, a number for each draw and observation.
+        """
         from likely.inference.diagnostics.files import save
 
-        save(self, path)
+        save(self, path, log_likelihood=log_likelihood)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Fit:

@@ -144,7 +144,9 @@ def minimise(
 
 
 def _is_flat(value: float, gradient: torch.Tensor) -> bool:
-    return float(gradient.abs().max()) <= _FLAT * max(1.0, abs(value))
+    # Rounding sets a floor under gradients, which matters in single precision.
+    floor = max(_FLAT, 10.0 * torch.finfo(gradient.dtype).eps ** 0.5)
+    return float(gradient.abs().max()) <= floor * max(1.0, abs(value))
 
 
 def descend(

@@ -168,7 +168,8 @@ class Program:
         for name, unknown in sites.unknowns.items():
             start = unknown.start.to(dtype=self.dtype, device=self.device)
             sites.unknowns[name] = replace(unknown, start=start)
-        again = self._draw()
+        with pyro.validation_enabled(False):  # once is enough; this run only asks for the supports
+            again = self._draw(check=False)
         for name, unknown in sites.unknowns.items():
             if not unknown.is_param and not same_constraint(
                 unknown.support, again[name]["fn"].support
@@ -176,12 +177,12 @@ class Program:
                 sites.unknowns[name] = replace(unknown, static=False)
         return sites
 
-    def _draw(self) -> Mapping[str, Mapping[str, Any]]:
+    def _draw(self, check: bool = True) -> Mapping[str, Mapping[str, Any]]:
         """Nodes of a run in which every unknown is drawn from its prior."""
         reader = Reader(self.dtype, self.device)
         with poutine.trace() as tracer, reader, ReplaceParameters(reader.copies):
             self._call(reader)
-        for name, node in tracer.trace.nodes.items():
+        for name, node in tracer.trace.nodes.items() if check else ():
             if node["type"] == "sample" and node["is_observed"] and not is_plate(node):
                 check_observation(name, node)
         return tracer.trace.nodes

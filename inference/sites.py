@@ -185,6 +185,11 @@ def _classify_sample(sites: Sites, name: str, node: Mapping[str, Any]) -> None:
         )
     elif node["is_observed"]:
         data = value if isinstance(value, torch.Tensor) and value.numel() else None
+        if isinstance(value, torch.Tensor):
+            # Data may be longer than the distribution that they are broadcast against.
+            shape = value.shape[: value.dim() - event_dim]
+            batch_shape = torch.broadcast_shapes(batch_shape, shape)
+            dims = plate_dims(node, len(batch_shape))
         sites.observed[name] = Observed(name, dims, batch_shape, event_dim, data)
     elif is_discrete(fn):
         if not getattr(fn, "has_enumerate_support", False):

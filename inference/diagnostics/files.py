@@ -37,7 +37,7 @@ _FORMAT = "likely-fit"
 _VERSION = 1
 
 
-def save(fit: Fit, path: str | PathLike[str]) -> None:
+def save(fit: Fit, path: str | PathLike[str], *, log_likelihood: bool = True) -> None:
     """Write a fit to a netCDF file; no pickle.
 
     The file appears complete or not at all: it is written beside its place and moved there.
@@ -48,6 +48,8 @@ def save(fit: Fit, path: str | PathLike[str]) -> None:
         Any fit with its program, or one that was loaded.
     path : str or path
         Where to; a file that is there is replaced.
+    log_likelihood : bool
+        Whether that group goes along, which takes draws × observations numbers.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def save(fit: Fit, path: str | PathLike[str]) -> None:
         raise FitError(f"cannot write '{target}': there is no folder '{target.parent}'")
     if target.is_dir():
         raise FitError(f"cannot write '{target}': it is a folder; give the name of a file")
-    tree = xr.DataTree.from_dict(_to_groups(fit))
+    tree = xr.DataTree.from_dict(_to_groups(fit, log_likelihood))
     part = target.with_name(f".{target.name}.{uuid4().hex}.part")
     try:
         tree.to_netcdf(part, engine="h5netcdf")
@@ -103,8 +105,10 @@ def load(path: str | PathLike[str]) -> Fit:
         ) from error
 
 
-def _to_groups(fit: Fit) -> dict[str, xr.Dataset]:
-    groups = {f"/{name}": data for name, data in build_groups(fit).items()}
+def _to_groups(fit: Fit, log_likelihood: bool) -> dict[str, xr.Dataset]:
+    groups = {
+        f"/{name}": data for name, data in build_groups(fit, log_likelihood=log_likelihood).items()
+    }
     columns = {
         f"c{i}": ("row", np.asarray(fit.history.iloc[:, i])) for i in range(fit.history.shape[1])
     }

@@ -33,6 +33,7 @@ _MOST_LISTED = 32
 def build_groups(
     fit: Fit,
     predictive: int | bool = False,
+    log_likelihood: bool = True,
     coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, xr.Dataset]:
@@ -44,6 +45,8 @@ def build_groups(
         Any fit.
     predictive : int or bool
         Number of posterior-predictive draws; ``True`` for what ``fit.predict()`` gives.
+    log_likelihood : bool
+        Whether to make that group, which takes draws × observations numbers.
     coords : mapping of str to sequence, optional
         Labels by dimension; by default those of the program's ``coords`` hook, else 0, 1, 2, ...
     dims : mapping of str to sequence of str, optional
@@ -74,13 +77,16 @@ def build_groups(
     arrays: dict[str, Arrays] = {
         "posterior": _posterior(fit, names),
         "sample_stats": _sample_stats(fit, names),
-        "log_likelihood": _log_likelihood(fit, names, program),
+        "log_likelihood": _log_likelihood(fit, names, program) if log_likelihood else {},
         "observed_data": _observed(names, program),
         "posterior_predictive": predicted,
         "latent_posterior": _latents(fit, names, program),
     }
     attrs = attributes(fit)
     groups = {group: names.dataset(found, attrs) for group, found in arrays.items() if found}
+    if "sample_stats" in groups:
+        # Divergences, R-hat and the like: one number for all draws.
+        groups["sample_stats"].attrs.update(fit.diagnostics)
     names.check_used()
     return groups
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.ticker import MaxNLocator
 
 from likely.inference.diagnostics import backend
 from likely.inference.diagnostics.compare import check_fits
@@ -18,6 +19,9 @@ from likely.inference.fit import Fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# A history of so many steps is drawn step by step, and whole.
+FEW = 60
 
 
 def plot_trace(fit: Fit, *, sites: str | Sequence[str] | None = None, **options: Any) -> Figure:
@@ -79,7 +83,7 @@ def plot_history(
         for name in names:
             objective = fits[name].history["objective"]
             values = objective.to_numpy(dtype=float)
-            few = len(values) <= 30
+            few = len(values) <= FEW
             ax.plot(
                 objective.index,
                 values,
@@ -96,6 +100,7 @@ def plot_history(
         ax.set_title(kind, loc="left")
         if len(fits) > 1:
             ax.legend(frameon=False, loc="lower right")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         bare(ax)
     return figure
 
@@ -121,8 +126,9 @@ def _limit(ax: Axes, histories: Sequence[np.ndarray]) -> None:
     values = np.concatenate(histories)
     if not len(values):
         return
+    # A short climb is the picture itself; only a long one has steps to spare.
     floor = min(
-        float(np.quantile(history, 0.05 if len(history) >= 20 else 0.0))
+        float(np.quantile(history, 0.05 if len(history) > FEW else 0.0))
         for history in histories
         if len(history)
     )

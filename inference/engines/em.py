@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.engines.base import SearchOptions
+from likely.inference.engines.boundary import snap
 from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.engines.expectation import expect, find_tables
 from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
 from likely.inference.errors import MonotonicityError
-from likely.inference.program import Program
+from likely.inference.program import Program, Values
 
 # How far, relative to itself, the objective may fall between steps: rounding, no more.
 _SLACK = 1e-9
@@ -53,7 +56,7 @@ class EM(SearchOptions):
     ...         pyro.sample("heads", dist.Binomial(10, p[z]), obs=heads)
     >>> fit = EM().fit(two_coins, torch.tensor([9.0, 8.0, 2.0, 1.0, 9.0]))
     >>> [round(float(p), 3) for p in fit.params["p"].sort().values]
-    [0.151, 0.867]
+    [0.15, 0.867]
     """
 
     name: ClassVar[str] = "em"
@@ -73,7 +76,18 @@ class EM(SearchOptions):
 
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
         found = self.best_of(lambda attempt: self._search(program, coordinates, attempt))
-        return Result.from_found(found)
+        if self.hard:
+            return Result.from_found(found)
+
+        def objective(values: Values) -> torch.Tensor:
+            density = program.density(values)
+            if self._with_prior:
+                return density.log_likelihood + density.log_prior
+            return density.log_likelihood
+
+        # Cells that EM would only reach in the limit are put on the boundary, where they belong.
+        values, _ = snap(program, found.values, objective)
+        return Result.from_found(found, params=values)
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         # Constrained values throughout: zero cells are fine, and stay zero.

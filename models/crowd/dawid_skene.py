@@ -64,7 +64,7 @@ class DawidSkene:
 
     dims: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "prevalence": ("class",),
-        "confusion": ("class", "label"),
+        "confusion": ("class", "reported"),
         "labels": ("annotation",),
         "truth": ("class",),
     }
@@ -151,7 +151,7 @@ class DawidSkene:
             "task": annotations.tasks.tolist(),
             "annotator": annotations.annotators.tolist(),
             "class": annotations.classes.tolist(),
-            "label": annotations.classes.tolist(),
+            "reported": annotations.classes.tolist(),
             "annotation": range(len(annotations)),
         }
 

@@ -256,7 +256,9 @@ def test_dims_name_every_event_dimension(covariance: str) -> None:
     program = GaussianMixture(3, covariance)
     nodes = trace_of(program, n=5, dim=2)
     for name, node in nodes.items():
-        if name not in ("cluster", "observation"):
+        if name == "component":  # a latent: the axis of its probabilities
+            assert program.dims[name] == ("cluster",)
+        elif name not in ("cluster", "observation"):
             assert len(program.dims.get(name, ())) == node["fn"].event_dim, name
 
 

@@ -348,11 +348,14 @@ def test_names_of_dimensions():
         "task": ["t0", "t1"],
         "annotator": [5],
         "class": ["no", "yes"],
-        "label": ["no", "yes"],
+        "reported": ["no", "yes"],
         "annotation": range(2),
     }
     trace = poutine.trace(program).get_trace(crowd)
     for site, names in program.dims.items():
+        if site == "truth":  # a latent: the axis of its probabilities
+            assert names == ("class",)
+            continue
         assert trace.nodes[site]["fn"].event_dim == len(names)
     for site, plate in (("confusion", "annotator"), ("truth", "task"), ("labels", "task")):
         assert [frame.name for frame in trace.nodes[site]["cond_indep_stack"]] == [plate]
