@@ -10,6 +10,7 @@ from torch.distributions import biject_to
 
 from likely.inference.errors import NonFiniteError, ProgramError
 from likely.inference.program import Program, Values
+from likely.inference.sites import Unknown
 
 # Where an unconstrained value of a point on the boundary is put: far out, but finite.
 _EDGE = 30.0
@@ -188,6 +189,11 @@ class Coordinates:
                 )
             if not bool(torch.isfinite(tensor).all()):
                 raise ProgramError(f"{source} gives site '{name}' a value that is not finite")
+            if unknowns[name].static and not _supported(unknowns[name], tensor):
+                raise ProgramError(
+                    f"{source} gives site '{name}' a value outside its support, "
+                    f"{unknowns[name].support}"
+                )
             checked[name] = tensor.detach()
         return checked
 
@@ -226,6 +232,15 @@ class Coordinates:
             else "Give init= a start at which the data are possible, or mend the program's prior."
         )
         return f"the log-density is not finite at the start; sites that are not: {sites}. {mend}"
+
+
+def _supported(unknown: Unknown, value: torch.Tensor) -> bool:
+    """Whether a value lies in its site's support, boundary included."""
+    if bool(unknown.support.check(value).all()):
+        return True
+    # Open supports refuse their boundary, and some ask for more digits than single precision has.
+    back = unknown.transform(unknown.transform.inv(value))
+    return back.shape == value.shape and torch.allclose(back, value, rtol=1e-4, atol=1e-6)
 
 
 def _centre(fn: Any, drawn: torch.Tensor, transform: Any) -> torch.Tensor:

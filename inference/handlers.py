@@ -17,6 +17,7 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
@@ -123,8 +124,8 @@ class Substitute(Messenger):
                     axis = frame.dim - len(msg["fn"].event_shape)
                     if value.dim() >= -axis and value.shape[axis] == frame.full_size:
                         value = value.index_select(axis, self.indices[frame.name])
+            # Not marked as done: Pyro's enumeration still notes which latents the site depends on.
             msg["value"] = value
-            msg["done"] = True
         elif self.enumerate_latents and is_discrete(msg["fn"]):
             msg["infer"]["enumerate"] = "parallel"
 
@@ -134,6 +135,15 @@ class Substitute(Messenger):
         if value is not None:
             msg["value"] = value
             msg["done"] = True
+
+
+class Resample(UnconditionMessenger):
+    """Draw observed sites anew; deterministic sites keep the value that the run gives them."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        # A deterministic site drawn in a plate would be repeated along it.
+        if not is_deterministic(msg):
+            super()._pyro_sample(msg)
 
 
 class ReplaceParameters(TorchFunctionMode):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro.poutine as poutine
 import torch
 from pyro.ops import packed
 
 from likely.inference.errors import ProgramError
 from likely.inference.factors import Component, as_packed, contract, dims_of, marginals
-from likely.inference.handlers import is_deterministic, is_plate
+from likely.inference.handlers import Resample, is_deterministic, is_plate
 from likely.inference.program import Program, Run, Values
 from likely.inference.sites import Plate
 
@@ -145,7 +144,7 @@ def simulate(program: Program, values: Values) -> dict[str, torch.Tensor]:
     dict
         Site to a draw [*batch, *event], for observed sites and discrete latents.
     """
-    with poutine.uncondition():
+    with Resample():
         nodes = program.trace(lambda name, msg: values.get(name), enumerate_latents=False).nodes
     return {
         name: node["value"]

@@ -1,8 +1,9 @@
 """Programs × engines, for every test that asks for them by name.
 
 A test with an argument ``config`` runs for every program of `CONFIGS`, ``latent_config`` for those
-with discrete latents, ``engine`` for every engine of `ENGINES`, and ``case`` for every program with
-every engine that can fit it. A program or an engine joins all these tests by joining its list.
+with discrete latents, ``batch_config`` for those that can be subsampled, ``engine`` for every
+engine of `ENGINES`, and ``case`` for every program with every engine that can fit it. A program or
+an engine joins all these tests by joining its list.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,16 +58,31 @@ def double_precision(seed: int = 0) -> Iterator[None]:
 class EngineCase:
     """An engine with options that make it fast enough for many tests.
 
-    ``everywhere`` says that it takes part in every ``case``; a variant of another engine does not.
-    ``posterior`` says that it draws from a posterior, so that every unknown needs a prior or, for
-    ``keeps_params``, parameters stay points.
+    Attributes
+    ----------
+    posterior : bool
+        Whether it brings draws from a posterior; otherwise a point.
+    stochastic : bool
+        Whether another seed gives another answer.
+    searches : bool
+        Whether it climbs to an optimum, from which a second search need not climb again.
+    keeps_params : bool
+        Whether it fits parameters without a prior.
+    watched : bool
+        Whether it calls a callback.
+    everywhere : bool
+        Whether it takes part in every ``case``; a variant of another engine does not.
+    needs : str, optional
+        A package without which it is left out.
     """
 
     name: str
     engine: Any
     posterior: bool = False
     stochastic: bool = False
+    searches: bool = False
     keeps_params: bool = True
+    watched: bool = True
     everywhere: bool = True
     needs: str | None = None
 
@@ -76,13 +92,13 @@ class EngineCase:
 
 
 ENGINES = [
-    EngineCase(name="mle", engine=MLE()),
-    EngineCase(name="map", engine=MAP()),
-    EngineCase(name="em", engine=EM()),
-    EngineCase(name="em-posterior", engine=EM(objective="posterior")),
+    EngineCase(name="mle", engine=MLE(), searches=True),
+    EngineCase(name="map", engine=MAP(), searches=True),
+    EngineCase(name="em", engine=EM(), searches=True),
+    EngineCase(name="em-posterior", engine=EM(objective="posterior"), searches=True),
     EngineCase(
         name="svi",
-        engine=SVI(guide="multivariate", max_iter=400, learning_rate=0.05, draws=200),
+        engine=SVI(guide="multivariate", max_iter=300, learning_rate=0.05, draws=100),
         posterior=True,
         stochastic=True,
     ),
@@ -91,30 +107,33 @@ ENGINES = [
         engine=Laplace(draws=500),
         posterior=True,
         stochastic=True,
+        searches=True,
         keeps_params=False,
     ),
     EngineCase(
         name="nuts",
-        engine=NUTS(chains=2, draws=150, warmup=150, cores=1),
+        engine=NUTS(chains=2, draws=250, warmup=100, cores=1),
         posterior=True,
         stochastic=True,
         keeps_params=False,
     ),
     EngineCase(
         name="nuts-nutpie",
-        engine=NUTS(chains=2, draws=150, warmup=150, backend="nutpie"),
+        engine=NUTS(chains=2, draws=250, warmup=100, backend="nutpie"),
         posterior=True,
         stochastic=True,
         keeps_params=False,
+        watched=False,
         everywhere=False,
         needs="nutpie",
     ),
     EngineCase(
         name="map-adam",
         engine=MAP(optimizer="adam", max_iter=2000, tol=1e-12),
+        searches=True,
         everywhere=False,
     ),
-    EngineCase(name="em-hard", engine=EM(hard=True), everywhere=False),
+    EngineCase(name="em-hard", engine=EM(hard=True), searches=True, everywhere=False),
     EngineCase(
         name="svi-normal",
         engine=SVI(max_iter=400, learning_rate=0.05, draws=200),
@@ -165,14 +184,14 @@ def readout(net: torch.nn.Module) -> Callable[..., torch.Tensor]:
 def schools(y: Any = None, n: int = 0) -> torch.Tensor:
     """Groups around a common mean, written with effects in units of their spread."""
     groups = 6
-    n = n if y is None else len(y)
     mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
     spread = pyro.sample("spread", dist.LogNormal(0.0, 0.5))
     with pyro.plate("group", groups, dim=-1):
         effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
         level = pyro.deterministic("level", mean + spread * effect)
-        with pyro.plate("pupil", n, dim=-2) as index:
-            return pyro.sample("y", dist.Normal(level, 1.0), obs=None if y is None else y[index])
+        with pyro.plate("pupil", n if y is None else len(y), dim=-2) as index:
+            obs = None if y is None else y[index]
+            return pyro.sample("y", dist.Normal(level, 1.0), obs=obs)
 
 
 def blend(x: torch.Tensor, y: Any = None) -> torch.Tensor:
@@ -227,8 +246,12 @@ class Config:
         A plate whose indices the program uses, so that it can be subsampled.
     order : dict of str to int
         Sites whose axis may come out permuted; the first is sorted to tell what is what.
+    latents, params : bool
+        Whether it has discrete latents; whether it has parameters without a prior.
     unfit : frozenset of str
         Engines that cannot fit the program.
+    options : dict
+        Options by engine that differ from those in `ENGINES`.
     """
 
     name: str
@@ -242,6 +265,7 @@ class Config:
     latents: bool = False
     params: bool = False
     unfit: frozenset[str] = frozenset()
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
 
     @cached_property
@@ -304,7 +328,9 @@ def crowd(tasks: int, annotators: int, classes: int) -> Callable[[], tuple[Annot
     return design
 
 
-BELLS = {"weights": 0, "loc": 0, "scale": 0}
+# A traced density takes half the time of a step where the program is large.
+TRACED = {"nuts": {"jit": True}}
+TRACED_SHORT = {"nuts": {"jit": True, "draws": 100}}
 MIXTURE = {"locs": 0, "weights": 0, "scales": 0, "correlation_cholesky": 0}
 CLUSTERS = {
     "weights": [0.4, 0.6],
@@ -366,6 +392,7 @@ CONFIGS = [
         plate="observation",
         order=MIXTURE,
         latents=True,
+        options=TRACED_SHORT,
     ),
     Config(
         name="mixture-diag",
@@ -375,6 +402,7 @@ CONFIGS = [
         plate="observation",
         order=MIXTURE,
         latents=True,
+        options=TRACED_SHORT,
     ),
     Config(
         name="dawid-skene",
@@ -392,6 +420,7 @@ CONFIGS = [
         bind=lambda labels, annotations: (annotations.with_labels(labels),),
         plate="task",
         latents=True,
+        options=TRACED,
     ),
     Config(
         name="two-bells",
@@ -400,6 +429,7 @@ CONFIGS = [
         sizes={"n": 150},
         order={"loc": 0, "weights": 0, "scale": 0},
         latents=True,
+        options=TRACED,
     ),
     Config(
         name="zero-inflated-poisson",
@@ -408,6 +438,7 @@ CONFIGS = [
         sizes={"n": 150},
         plate="count",
         latents=True,
+        options=TRACED,
     ),
     Config(
         name="two-coins",
@@ -417,6 +448,7 @@ CONFIGS = [
         plate="bag",
         order={"heads": 0, "weights": 0},
         latents=True,
+        options=TRACED,
     ),
     Config(
         name="module",
@@ -434,10 +466,11 @@ CONFIGS = [
             "spread": 1.2,
             "effect": [-1.3, 0.4, 1.1, -0.2, 0.7, -0.6],
         },
-        sizes={"n": 12},
+        sizes={"n": 2},
         plate="pupil",
         # Effects that shrink with a growing spread leave the likelihood where it is.
         unfit=frozenset({"mle", "em"}),
+        options=TRACED,
     ),
     Config(
         name="blend",
@@ -466,8 +499,12 @@ class Case:
     def __str__(self) -> str:
         return f"{self.config.name}-{self.by.name}"
 
+    @property
+    def engine(self) -> Any:
+        return replace(self.by.engine, **self.config.options.get(self.by.name, {}))
+
     def fit(self) -> Fit:
-        result: Fit = self.by.engine.fit(self.config.program, *self.config.args)
+        result: Fit = self.engine.fit(self.config.program, *self.config.args)
         return result
 
 
@@ -488,12 +525,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", CASES, ids=str)
     if "config" in names:
         metafunc.parametrize("config", CONFIGS, ids=lambda config: config.name)
+    if "batch_config" in names:
+        batched = [config for config in CONFIGS if config.plate is not None]
+        metafunc.parametrize("batch_config", batched, ids=lambda config: config.name)
     if "latent_config" in names:
         latent = [config for config in CONFIGS if config.latents]
         metafunc.parametrize("latent_config", latent, ids=lambda config: config.name)
     if "engine" in names:
-        present = [by for by in ENGINES if by.available]
-        metafunc.parametrize("engine", present, ids=lambda by: by.name)
+        chosen = [by for by in ENGINES if by.available]
+        for flag in ("searches", "keeps_params", "watched"):
+            if metafunc.definition.get_closest_marker(flag) is not None:
+                chosen = [by for by in chosen if getattr(by, flag)]
+        metafunc.parametrize("engine", chosen, ids=lambda by: by.name)
 
 
 @pytest.fixture(scope="session")
@@ -509,6 +552,12 @@ def fitted() -> Callable[[str, str], Fit]:
         return made[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def configs() -> dict[str, Config]:
+    """Every program with its data, by name."""
+    return {config.name: config for config in CONFIGS}
 
 
 @pytest.fixture

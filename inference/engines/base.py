@@ -116,7 +116,8 @@ class EngineOptions:
         )
         if self.needs_priors:
             require_priors(reading, self.name)
-        with reading.session(self.seed):
+        # A caller's torch.no_grad() is about the caller's own operations.
+        with torch.enable_grad(), reading.session(self.seed):
             result = self._fit(reading, Coordinates(reading))
             return finish(
                 reading,

@@ -50,9 +50,12 @@ class Batches:
         self._try(program)
 
     def _try(self, program: Program) -> None:
+        # A batch of one would broadcast against data that the program does not index.
+        probe = torch.arange(min(max(self._size, 2), self._total), device=self._device)
         try:
             program.run(
-                {n: u.start for n, u in program.sites.unknowns.items()}, indices=self.draw()
+                {n: u.start for n, u in program.sites.unknowns.items()},
+                indices={self.plate: probe},
             )
         except ProgramError as error:
             raise ProgramError(

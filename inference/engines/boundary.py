@@ -62,7 +62,8 @@ def _moved(support: Any, value: torch.Tensor, slope: torch.Tensor) -> torch.Tens
         level = (value * slope).sum(-1, keepdim=True)
         out = (value < _NEAR) & (slope < level)
         kept = torch.where(out, torch.zeros_like(value), value)
-        return kept / kept.sum(-1, keepdim=True)
+        # A row without such cells stays to the last bit.
+        return torch.where(out.any(-1, keepdim=True), kept / kept.sum(-1, keepdim=True), value)
     limits = bounds(support)
     if limits is None:
         return value

@@ -136,6 +136,7 @@ class PointEngine(PointOptions):
         with torch.no_grad():
             values = {n: v.detach() for n, v in coordinates.constrain(position[0]).items()}
             objective = float(self._total(program.density(values)))
+        require_finite(objective, "the log-density", n_iter)
         return Found(values, objective, monitor.objectives, converged, n_iter, monitor.interrupted)
 
     def _by_em(

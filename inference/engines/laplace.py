@@ -72,8 +72,9 @@ class Laplace(SearchOptions):
             raise NonFiniteError("laplace: the Hessian at the mode is not finite")
         sites = flat_sites(precision, coordinates.slices)
         if sites:
+            where = "at its mode" if found.converged else "where the search was stopped"
             raise FlatDirectionError(
-                "laplace: the density is flat or curves upwards at its mode in a direction "
+                f"laplace: the density is flat or curves upwards {where} in a direction "
                 f"made of {', '.join(map(repr, sites))}, so no Gaussian fits there. Give these "
                 "sites an informative prior, remove the redundancy, or use NUTS."
             )
@@ -103,6 +104,7 @@ class Laplace(SearchOptions):
                 reached[0] = x.clone()
                 return monitor.step(-value, lambda: coordinates.constrain(x))
 
+            converged, blocked = False, False
             best = minimise(
                 lambda x: value_and_gradient(program, coordinates, unconstrained_log_joint, x),
                 start,
@@ -110,9 +112,9 @@ class Laplace(SearchOptions):
                 tol=self.tol,
                 step=step,
             )
-            reached[0] = best.x
-        converged = not monitor.interrupted and best.converged
-        if not converged and best.blocked:
+            reached[0], converged, blocked = best.x, best.converged, best.blocked
+        converged = converged and not monitor.interrupted
+        if blocked and not converged:
             raise NonFiniteError("laplace: the log-density grew without bound; it has no mode")
         return Found(
             values={},

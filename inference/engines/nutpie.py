@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from likely.inference.engines.chains import Chain
-from likely.inference.errors import OptionError
+from likely.inference.errors import NonFiniteError, OptionError
 
 if TYPE_CHECKING:
     from likely.inference.engines.nuts import NUTS
@@ -52,14 +53,28 @@ def sample(
     device, dtype = starts[0].device, starts[0].dtype
     size = starts[0].numel()
 
+    failures: list[Exception] = []
+    # nutpie's threads may outlive an error; once this is closed they no longer run the program.
+    lock, closed = threading.Lock(), False
+
     def make_logp() -> Callable[..., Any]:
         def logp(x: np.ndarray, **_: Any) -> tuple[float, np.ndarray]:
-            point = torch.as_tensor(np.array(x), dtype=dtype, device=device).requires_grad_(True)
-            value = potential(point)
-            (gradient,) = torch.autograd.grad(value, point)
-            return -float(value.detach()), -gradient.double().cpu().numpy()
+            with lock:
+                if failures or closed:
+                    return float("nan"), np.zeros(size)
+                try:
+                    return evaluate(x)
+                except Exception as error:
+                    failures.append(error)
+                    return float("nan"), np.zeros(size)
 
         return logp
+
+    def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
+        point = torch.as_tensor(np.array(x), dtype=dtype, device=device).requires_grad_(True)
+        value = potential(point)
+        (gradient,) = torch.autograd.grad(value, point)
+        return -float(value.detach()), -gradient.double().cpu().numpy()
 
     def make_expand(*_: Any) -> Callable[..., Any]:
         return lambda x, **_: {"x": np.array(x)}
@@ -79,18 +94,28 @@ def sample(
         ["x"],
         make_initial_point_fn=start,
     )
-    trace = nutpie.sample(
-        compiled,
-        draws=options.draws,
-        tune=options.warmup,
-        chains=options.chains,
-        cores=1,
-        seed=options.seed,
-        save_warmup=False,
-        progress_bar=options.progress,
-        target_accept=options.target_accept,
-        maxdepth=options.max_tree_depth,
-    )
+    try:
+        trace = nutpie.sample(
+            compiled,
+            draws=options.draws,
+            tune=options.warmup,
+            chains=options.chains,
+            cores=1,
+            seed=options.seed,
+            save_warmup=False,
+            progress_bar=options.progress,
+            target_accept=options.target_accept,
+            maxdepth=options.max_tree_depth,
+        )
+    except RuntimeError as error:
+        if failures:
+            raise failures[0] from None
+        raise NonFiniteError(f"nutpie could not sample the log-density: {error}") from error
+    finally:
+        with lock:
+            closed = True
+    if failures:
+        raise failures[0]
     draws = np.asarray(trace["posterior"]["x"])
     found = trace["sample_stats"]
     stats = {ours: np.asarray(found[theirs]) for ours, theirs in _STATS.items() if theirs in found}

@@ -90,6 +90,10 @@ class NUTS(EngineOptions):
         if self.cores is not None:
             check_int("cores", self.cores, 1)
         check_choice("backend", self.backend, ("pyro", "nutpie"))
+        if self.backend == "nutpie":
+            for option in ("callback", "dense_mass"):
+                if getattr(self, option):
+                    raise OptionError(f"{option} needs backend='pyro'; nutpie has none")
         if not 0.0 < self.target_accept < 1.0:
             raise OptionError(f"target_accept must lie in (0, 1), got {self.target_accept!r}")
 

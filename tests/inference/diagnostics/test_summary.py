@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from likely.inference import MLE, Fit, FitError
+from likely.inference import Fit, FitError
 
 
 def test_posterior_rows_carry_the_data_labels(sampled: Fit) -> None:
@@ -58,15 +59,13 @@ def test_derived_sites_have_no_standard_error(em: Fit) -> None:
     assert frame.loc[["odds[0]", "confusion[Bo, mild, mild]"], "standard_error"].isna().all()
 
 
-def test_large_models_are_not_inverted_unasked(line_data: tuple, line_program: object) -> None:
-    fit = replace(MLE().fit(line_program, *line_data))  # type: ignore[arg-type]
-    type(fit).n_parameters  # noqa: B018  the guard reads it
-    calls = []
-    fit.standard_errors = lambda: calls.append(1) or {}  # type: ignore[method-assign]
-    fit.summary()
-    assert calls == [1]
-    fit.summary(standard_errors=False)
-    assert calls == [1]
+def test_large_models_are_not_inverted_unasked(
+    mle_line: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("likely.inference.diagnostics.summary")
+    monkeypatch.setattr(module, "_MOST_PARAMETERS", 2)  # the line has three
+    assert mle_line.summary()["standard_error"].isna().all()
+    assert mle_line.summary(standard_errors=True)["standard_error"].notna().all()
 
 
 def test_wrong_options(em: Fit, sampled: Fit) -> None:
