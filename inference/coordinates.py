@@ -107,7 +107,9 @@ class Coordinates:
 
     # -- starts ------------------------------------------------------------------------------
 
-    def start(self, init: Mapping[str, Any] | None, attempt: int = 0) -> dict[str, torch.Tensor]:
+    def start(
+        self, init: Mapping[str, Any] | None, attempt: int = 0, *, with_prior: bool = True
+    ) -> dict[str, torch.Tensor]:
         """Where a search starts: a constrained value for every unknown.
 
         Sites come, in this order, from ``init``, from the program's own ``initial`` hook, and from
@@ -121,6 +123,9 @@ class Coordinates:
             Constrained values of some or all sites.
         attempt : int
             Number of the restart. A restart moves values that would be the same again.
+        with_prior : bool
+            Whether a given start must have a finite prior density. Where the prior is only there
+            for its support, a table may start with cells of zero.
 
         Raises
         ------
@@ -140,7 +145,8 @@ class Coordinates:
                 values = self._from_prior(not multimodal and number == 0) | given
             with torch.no_grad():
                 density = program.density(values)
-            score = float(density.log_likelihood + density.log_prior)
+            counts = with_prior or not everything_given
+            score = float(density.log_likelihood + (density.log_prior if counts else 0.0))
             if score - score == 0.0 and (best is None or score > best[0]):
                 best = score, values
                 if not multimodal:
@@ -213,7 +219,8 @@ class Coordinates:
                 drawn[name] = msg["fn"].sample().to(self.program.dtype)
             return drawn[name]
 
-        self.program.trace(value_of)
+        # Latents are drawn, too: a prior below an enumerated one would give one value for each.
+        self.program.trace(value_of, enumerate_latents=False)
         return drawn
 
     def _blame(self, values: Values, given: bool) -> str:

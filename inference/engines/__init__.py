@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -58,12 +58,12 @@ def fit(program: Callable[..., Any], /, *args: Any, engine: str = "map", **optio
     if isinstance(engine, Engine) and not isinstance(engine, type):
         if options:
             raise OptionError(
-                f"options {', '.join(map(repr, options))} were given beside an engine that has its "
+                f"options {_listed(options)} were given beside an engine that has its "
                 "own; set them on the engine"
             )
         return engine.fit(program, *args)
     if not isinstance(engine, str) or engine.lower() not in ENGINES:
-        raise OptionError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+        raise OptionError(f"engine must be one of {_listed(ENGINES)}, got {engine!r}")
     made = ENGINES[engine.lower()]
     known = [field.name for field in fields(made)]
     for option in options:
@@ -73,6 +73,11 @@ def fit(program: Callable[..., Any], /, *args: Any, engine: str = "map", **optio
             )
     result: Fit = made(**options).fit(program, *args)
     return result
+
+
+def _listed(names: Iterable[str]) -> str:
+    # Not map(repr, names): in this package `map` is the module of that name.
+    return ", ".join(repr(name) for name in names)
 
 
 __all__ = ["EM", "ENGINES", "MAP", "MLE", "NUTS", "SVI", "Engine", "Laplace", "fit"]

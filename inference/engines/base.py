@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 
 from likely.inference.coordinates import Coordinates
-from likely.inference.engines.checks import check_int, check_positive
+from likely.inference.engines.checks import check_bool, check_int, check_positive
 from likely.inference.engines.result import Found, Result, finish
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.fit import Fit
+from likely.inference.handlers import set_seed
 from likely.inference.monitor import Callback, Monitor
 from likely.inference.program import Program
 
@@ -69,6 +70,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         check_int("seed", self.seed, 0)
+        check_bool("progress", self.progress)
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise OptionError(f"dtype must be a floating torch.dtype, got {self.dtype!r}")
         if self.init is not None and not isinstance(self.init, Mapping | Fit):
@@ -185,7 +187,7 @@ class SearchOptions(EngineOptions):
         failures: list[Exception] = []
         for attempt in range(self.restarts):
             # Every start has its own stream, whatever the ones before it consumed.
-            torch.manual_seed(self.seed + 7919 * attempt)
+            set_seed(self.seed + 7919 * attempt)
             try:
                 found.append(search(attempt))
             except (ArithmeticError, ValueError) as error:

@@ -14,9 +14,16 @@ def check_int(name: str, value: Any, least: int) -> None:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise an `OptionError` unless ``value`` is a positive number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise OptionError(f"{name} must be a positive number, got {value!r}")
+    """Raise an `OptionError` unless ``value`` is a positive finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise OptionError(f"{name} must be a positive finite number, got {value!r}")
+
+
+def check_bool(name: str, value: Any) -> None:
+    """Raise an `OptionError` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

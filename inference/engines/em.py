@@ -10,7 +10,7 @@ import torch
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.boundary import snap
-from likely.inference.engines.checks import check_choice, check_int
+from likely.inference.engines.checks import check_bool, check_choice, check_int
 from likely.inference.engines.expectation import expect, find_tables
 from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
@@ -68,6 +68,7 @@ class EM(SearchOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("objective", self.objective, ("likelihood", "posterior"))
+        check_bool("hard", self.hard)
         check_int("m_step_iter", self.m_step_iter, 1)
 
     @property
@@ -91,7 +92,7 @@ class EM(SearchOptions):
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         # Constrained values throughout: zero cells are fine, and stay zero.
-        values = coordinates.start(self.start_values(program), attempt)
+        values = coordinates.start(self.start_values(program), attempt, with_prior=self._with_prior)
         tables = find_tables(program, values, hard=self.hard, with_prior=self._with_prior)
         converged = False
         with self.monitor(attempt) as monitor:

@@ -109,8 +109,9 @@ class PointEngine(PointOptions):
 
             def step(value: float, x: torch.Tensor) -> bool:
                 require_finite(value, "the log-density", len(monitor.objectives))
-                position[0] = x.clone()
-                return monitor.step(-value, lambda: coordinates.constrain(x))
+                # A copy: what the search moves on with is the same tensor.
+                position[0] = here = x.clone()
+                return monitor.step(-value, lambda: coordinates.constrain(here))
 
             converged, n_iter, blocked = False, 0, False
             if self.batch_size is None and self.optimizer == "lbfgs":
@@ -135,7 +136,12 @@ class PointEngine(PointOptions):
             converged, n_iter = False, len(monitor.objectives) - 1
         with torch.no_grad():
             values = {n: v.detach() for n, v in coordinates.constrain(position[0]).items()}
-            objective = float(self._total(program.density(values)))
+            # An average of noisy points was not evaluated on the way.
+            objective = (
+                monitor.objectives[-1]
+                if self.batch_size is None
+                else float(self._total(program.density(values)))
+            )
         require_finite(objective, "the log-density", n_iter)
         return Found(values, objective, monitor.objectives, converged, n_iter, monitor.interrupted)
 

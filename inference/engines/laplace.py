@@ -14,6 +14,7 @@ from likely.inference.engines.checks import check_int
 from likely.inference.engines.gradient import value_and_gradient
 from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.errors import FlatDirectionError, NonFiniteError
+from likely.inference.handlers import set_seed
 from likely.inference.optimise import minimise
 from likely.inference.program import Density, Program
 
@@ -78,7 +79,7 @@ class Laplace(SearchOptions):
                 f"made of {', '.join(map(repr, sites))}, so no Gaussian fits there. Give these "
                 "sites an informative prior, remove the redundancy, or use NUTS."
             )
-        torch.manual_seed(self.seed)
+        set_seed(self.seed)
         factor = torch.linalg.cholesky(precision)
         noise = torch.randn(self.draws, coordinates.size, dtype=mode.dtype, device=mode.device)
         # precision = L Lᵀ, so Lᵀ⁻¹ z has its inverse as covariance.
@@ -101,8 +102,8 @@ class Laplace(SearchOptions):
 
             def step(value: float, x: torch.Tensor) -> bool:
                 require_finite(value, "the log-density", len(monitor.objectives))
-                reached[0] = x.clone()
-                return monitor.step(-value, lambda: coordinates.constrain(x))
+                reached[0] = here = x.clone()
+                return monitor.step(-value, lambda: coordinates.constrain(here))
 
             converged, blocked = False, False
             best = minimise(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import pyro
 import torch
 from pyro.infer import mcmc
 from pyro.ops.stats import effective_sample_size, split_gelman_rubin
@@ -17,11 +16,12 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 from likely.inference.coordinates import Coordinates
 from likely.inference.engines.base import EngineOptions
 from likely.inference.engines.chains import Chain, Report, run_chains
-from likely.inference.engines.checks import check_choice, check_int
+from likely.inference.engines.checks import check_bool, check_choice, check_int, check_positive
 from likely.inference.engines.laplace import unconstrained_log_joint
 from likely.inference.engines.result import Result, posterior_mean
 from likely.inference.errors import InferenceError, OptionError
 from likely.inference.fit import Fit
+from likely.inference.handlers import set_seed
 from likely.inference.monitor import Step
 from likely.inference.program import Program
 
@@ -94,7 +94,10 @@ class NUTS(EngineOptions):
             for option in ("callback", "dense_mass"):
                 if getattr(self, option):
                     raise OptionError(f"{option} needs backend='pyro'; nutpie has none")
-        if not 0.0 < self.target_accept < 1.0:
+        for option in ("dense_mass", "jit"):
+            check_bool(option, getattr(self, option))
+        check_positive("target_accept", self.target_accept)
+        if not self.target_accept < 1.0:
             raise OptionError(f"target_accept must lie in (0, 1), got {self.target_accept!r}")
 
     def check_available(self) -> None:
@@ -178,7 +181,7 @@ class NUTS(EngineOptions):
         cores = 1 if on_cuda or self.callback else (self.cores or os.cpu_count() or 1)
 
         def run(chain: int, report: Report) -> Chain:
-            pyro.set_rng_seed(self.seed + 7919 * (chain + 1))
+            set_seed(self.seed + 7919 * (chain + 1))
             return self._chain(program, coordinates, starts[chain], report, chain)
 
         return run_chains(

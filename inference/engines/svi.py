@@ -27,7 +27,7 @@ from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.checks import check_choice, check_int, check_positive
 from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.errors import OptionError, ProgramError
-from likely.inference.handlers import ReplaceParameters, Substitute
+from likely.inference.handlers import ReplaceParameters, Substitute, set_seed
 from likely.inference.optimise import settled
 from likely.inference.program import Program
 
@@ -137,7 +137,7 @@ class SVI(SearchOptions):
                 require_finite(loss, "the ELBO", iteration)
                 if monitor.step(-loss, lambda: _median(guide, program)):
                     break
-        pyro.set_rng_seed(self.seed)
+        set_seed(self.seed)
         with torch.no_grad():
             draws, log_weights = self._draw(program, guide)
             parameters = {n: v.detach().clone() for n, v in _parameters(program).items()}
