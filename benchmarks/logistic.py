@@ -38,11 +38,11 @@ BY_HAND = "torch L-BFGS by hand"
 ADAM, HELPED = "Pyro AutoDelta, Adam", "Pyro AutoDelta, Adam, helped"
 
 
-def simulate() -> tuple[Tensor, Tensor]:
+def simulate(rows: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(ROWS, COEFFICIENTS, generator=generator)
+    x = torch.randn(rows, COEFFICIENTS, generator=generator)
     weights = torch.randn(COEFFICIENTS, generator=generator)
-    y = torch.rand(ROWS, generator=generator) < torch.sigmoid(x @ weights - 0.5)
+    y = torch.rand(rows, generator=generator) < torch.sigmoid(x @ weights - 0.5)
     return x, y.to(x.dtype)
 
 
@@ -117,10 +117,12 @@ def weights_of(fit: Fit) -> Tensor:
 
 
 def main() -> None:
-    options = arguments("logistic", __doc__, repeats=31)
+    options = arguments(
+        "logistic", __doc__, repeats=31, rows={"type": int, "default": ROWS, "help": "observations"}
+    )
     torch.set_default_dtype(torch.float64)
     print_facts()
-    x, y = simulate()
+    x, y = simulate(options.rows)
     fit = ours(x, y)
     optimum = fit.log_likelihood + fit.log_prior
     plain = partial(auto_delta, x, y, optimum, helped=False)
@@ -156,7 +158,7 @@ def main() -> None:
             }
         )
         record[name] = {**timing.record(), "steps": steps, "max_difference": gap}
-    print_table(f"MAP of a logistic regression, {ROWS} × {COEFFICIENTS}, float64", rows)
+    print_table(f"MAP of a logistic regression, {options.rows} × {COEFFICIENTS}, float64", rows)
     print("steps: iterations of MAP, evaluations of the hand-written L-BFGS, steps of Adam")
     ratios = {
         "hand_written": timings[MAP_RUN].cpu_ms / timings[BY_HAND].cpu_ms,

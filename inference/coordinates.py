@@ -195,7 +195,7 @@ class Coordinates:
                 )
             if not bool(torch.isfinite(tensor).all()):
                 raise ProgramError(f"{source} gives site '{name}' a value that is not finite")
-            if unknowns[name].static and not _supported(unknowns[name], tensor):
+            if unknowns[name].static and not supported(unknowns[name], tensor):
                 raise ProgramError(
                     f"{source} gives site '{name}' a value outside its support, "
                     f"{unknowns[name].support}"
@@ -241,7 +241,7 @@ class Coordinates:
         return f"the log-density is not finite at the start; sites that are not: {sites}. {mend}"
 
 
-def _supported(unknown: Unknown, value: torch.Tensor) -> bool:
+def supported(unknown: Unknown, value: torch.Tensor) -> bool:
     """Whether a value lies in its site's support, boundary included."""
     if bool(unknown.support.check(value).all()):
         return True

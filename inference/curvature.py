@@ -24,6 +24,40 @@ def hessian(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
     return 0.5 * (matrix + matrix.T)
 
 
+# Most coordinates for which a Hessian is worth its rows.
+MOST_ROWS = 100
+
+
+def curvature_of(
+    function: Callable[[torch.Tensor], torch.Tensor], size: int
+) -> Callable[[torch.Tensor], torch.Tensor | None] | None:
+    """The Hessian as a function of the point, where it is affordable.
+
+    Parameters
+    ----------
+    function : callable
+        Maps a point [n] to a scalar.
+    size : int
+        n.
+
+    Returns
+    -------
+    callable or None
+        Gives ``None`` at a point if the function cannot be differentiated twice.
+    """
+    if size > MOST_ROWS:
+        return None
+
+    def matrix(x: torch.Tensor) -> torch.Tensor | None:
+        try:
+            return hessian(function, x)
+        except (RuntimeError, NotImplementedError):
+            # A kernel of the user's that has only one derivative.
+            return None
+
+    return matrix
+
+
 def flat_sites(
     precision: torch.Tensor, slices: Mapping[str, slice], tol: float = 1e-9
 ) -> list[str]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class _Charts:
     """Free coordinates around a point, one chart a site.
 
-    A site on a simplex moves along the sum-zero directions of its cells that are not zero; other
-    sites move in their unconstrained coordinates, elements on a boundary held fixed.
+    A site on a simplex moves along the sum-zero directions of its cells that are not zero, and one
+    whose support depends on other sites moves as it is; other sites move in their unconstrained
+    coordinates, elements on a boundary held fixed.
     """
 
     def __init__(self, program: Program, values: dict[str, torch.Tensor]) -> None:
@@ -32,8 +33,12 @@ class _Charts:
         start = 0
         for name, unknown in program.sites.unknowns.items():
             value = values[name]
-            self.boundary[name] = on_boundary(unknown.support, value)
-            basis = self._simplex(value) if is_simplex(unknown.support) else self._free(name)
+            self.boundary[name] = torch.zeros_like(value, dtype=torch.bool)
+            if not unknown.static:
+                basis = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
+            else:
+                self.boundary[name] = on_boundary(unknown.support, value)
+                basis = self._simplex(value) if is_simplex(unknown.support) else self._free(name)
             self._bases[name] = basis
             self.slices[name] = slice(start, start + basis.shape[1])
             start += basis.shape[1]
@@ -67,7 +72,7 @@ class _Charts:
         found = {}
         for name, unknown in self.program.sites.unknowns.items():
             value, move = self.values[name], self._bases[name] @ t[self.slices[name]]
-            if is_simplex(unknown.support):
+            if is_simplex(unknown.support) or not unknown.static:
                 found[name] = value + move.reshape(value.shape)
                 continue
             centre = unknown.transform.inv(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,7 +22,8 @@ _FLAT = 1e-4
 class Minimum:
     """Where a search ended: point [n], value, whether it converged, number of iterations.
 
-    ``blocked`` says that the last steps ran into values that are not finite.
+    ``blocked`` says that the last steps ran into values that are not finite, ``stopped`` that the
+    caller ended the search.
     """
 
     x: torch.Tensor
@@ -30,6 +31,10 @@ class Minimum:
     converged: bool
     n_iter: int
     blocked: bool = False
+    stopped: bool = False
+
+
+Curvature = Callable[[torch.Tensor], torch.Tensor | None]
 
 
 class _Cached:
@@ -71,9 +76,15 @@ def minimise(
     max_iter: int,
     tol: float,
     step: Callable[[float, torch.Tensor], bool] = lambda value, x: False,
+    curvature: Curvature | None = None,
     history_size: int = 20,
 ) -> Minimum:
-    """Minimise by L-BFGS with a strong Wolfe line search (torch's).
+    """Minimise by L-BFGS with a strong Wolfe line search (torch's), checked by Newton's method.
+
+    Whether a gradient is small depends on the units of the coordinates, and L-BFGS stops short where
+    units differ by orders of magnitude. The Newton decrement ½ gᵀH⁻¹g, what is still to be gained,
+    does not depend on units (Boyd & Vandenberghe 2004, section 9.5): where the Hessian is to be had,
+    it decides, and Newton steps go on from where L-BFGS stopped too early.
 
     Parameters
     ----------
@@ -86,9 +97,28 @@ def minimise(
         Relative change of the value that counts as none; two such iterations end the search.
     step : callable
         ``step(value, x)`` is told of every accepted point, the start first; ``True`` stops.
+    curvature : callable, optional
+        Maps a point [n] to the Hessian [n, n] there, or ``None`` if it cannot.
     history_size : int
         Curvature pairs kept.
     """
+    found = _lbfgs(function, start, max_iter, tol, step, history_size, curvature is not None)
+    done = found.stopped or found.blocked or found.n_iter >= max_iter or found.x.numel() == 0
+    if curvature is None or done:
+        return found
+    return _newton(function, found, max_iter, tol, step, curvature)
+
+
+def _lbfgs(
+    function: Callable[[torch.Tensor], Evaluation],
+    start: torch.Tensor,
+    max_iter: int,
+    tol: float,
+    step: Callable[[float, torch.Tensor], bool],
+    history_size: int,
+    checked: bool,
+) -> Minimum:
+    """L-BFGS alone; a search whose end is checked afterwards may stop one iteration sooner."""
     cached = _Cached(function)
     x = start.detach().clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
@@ -110,7 +140,7 @@ def minimise(
     value, gradient = cached(x.detach())
     cached.anchor = (x.detach().clone(), value)
     if step(value, x.detach()):
-        return Minimum(x.detach(), value, False, 0)
+        return Minimum(x.detach(), value, False, 0, stopped=True)
     if x.numel() == 0:
         return Minimum(x.detach(), value, True, 0)
     still, stalls = 0, 0
@@ -136,11 +166,66 @@ def minimise(
         cached.blocked = False
         cached.anchor = (x.detach().clone(), value)
         if step(value, x.detach()):
-            return Minimum(x.detach(), value, False, iteration)
+            return Minimum(x.detach(), value, False, iteration, stopped=True)
         still = still + 1 if previous - value <= tol * max(1.0, abs(value)) else 0
-        if still >= 2 and _is_flat(value, gradient):
+        if still >= (1 if checked else 2) and _is_flat(value, gradient):
             return Minimum(x.detach(), value, True, iteration)
     return Minimum(x.detach(), value, False, max_iter, cached.blocked)
+
+
+def _newton(
+    function: Callable[[torch.Tensor], Evaluation],
+    found: Minimum,
+    max_iter: int,
+    tol: float,
+    step: Callable[[float, torch.Tensor], bool],
+    curvature: Curvature,
+) -> Minimum:
+    """Go on by Newton steps until the decrement says that nothing is left to gain.
+
+    Directions of negative curvature are followed downhill with the size of their curvature
+    (saddle-free Newton; Dauphin et al. 2014).
+    """
+    x, value = found.x, found.value
+    for iteration in range(found.n_iter, max_iter + 1):
+        matrix = curvature(x)
+        if matrix is None or not bool(torch.isfinite(matrix).all()):
+            return replace(found, x=x, value=value, n_iter=iteration)
+        value, gradient = function(x)
+        direction, decrement = newton_direction(matrix, gradient)
+        noise = 10.0 * torch.finfo(x.dtype).eps
+        if decrement <= max(10.0 * tol, noise) * max(1.0, abs(value)):
+            return Minimum(x, value, True, iteration)
+        if iteration == max_iter:
+            break
+        size, better = 1.0, False
+        while size > 1e-10 and not better:
+            candidate = x + size * direction
+            reached = function(candidate)[0]
+            better = reached < value - 1e-4 * size * decrement
+            size *= 0.5
+        if not better:
+            # Rounding hides what is left, if it is that little; otherwise this is no optimum.
+            return Minimum(x, value, decrement <= 1e-6 * max(1.0, abs(value)), iteration)
+        x, value = candidate, reached
+        if step(value, x):
+            return Minimum(x, value, False, iteration + 1, stopped=True)
+    return Minimum(x, value, False, max_iter)
+
+
+def newton_direction(matrix: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Newton direction [n] and decrement ½ gᵀ|H|⁻¹g, whatever the units of the coordinates.
+
+    Directions without curvature are left out: nothing says how far to go there.
+    """
+    scale = matrix.diagonal().abs()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale)).rsqrt()
+    values, vectors = torch.linalg.eigh(matrix * scale[:, None] * scale[None, :])
+    slope = vectors.T @ (scale * gradient)
+    size = values.abs()
+    size = torch.where(size > 1e-13 * max(len(size), 1), size, torch.full_like(size, float("inf")))
+    along = slope / size
+    return -scale * (vectors @ along), 0.5 * float((slope * along).sum())
 
 
 def _is_flat(value: float, gradient: torch.Tensor) -> bool:

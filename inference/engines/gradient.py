@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from likely.inference.coordinates import Coordinates, require_finite
+from likely.inference.curvature import curvature_of
 from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.batches import Batches
 from likely.inference.engines.boundary import snap
@@ -113,6 +114,9 @@ class PointEngine(PointOptions):
                 position[0] = here = x.clone()
                 return monitor.step(-value, lambda: coordinates.constrain(here))
 
+            def loss(x: torch.Tensor) -> torch.Tensor:
+                return -self._total(program.density(coordinates.split(x), unconstrained=True))
+
             converged, n_iter, blocked = False, 0, False
             if self.batch_size is None and self.optimizer == "lbfgs":
                 best = minimise(
@@ -121,6 +125,7 @@ class PointEngine(PointOptions):
                     max_iter=self.max_iter,
                     tol=self.tol,
                     step=step,
+                    curvature=curvature_of(loss, coordinates.size),
                 )
             else:
                 best = self._descend(program, coordinates, start, step)

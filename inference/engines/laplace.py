@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 
 from likely.inference.coordinates import Coordinates, require_finite
-from likely.inference.curvature import flat_sites, hessian
+from likely.inference.curvature import curvature_of, flat_sites, hessian
 from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.checks import check_int
 from likely.inference.engines.gradient import value_and_gradient
@@ -64,11 +65,7 @@ class Laplace(SearchOptions):
         found = self.best_of(lambda attempt: self._mode(program, coordinates, attempt))
         mode = found.extra["mode"]
 
-        def negative(x: torch.Tensor) -> torch.Tensor:
-            density = program.density(coordinates.split(x), unconstrained=True)
-            return -unconstrained_log_joint(density)
-
-        precision = hessian(negative, mode)
+        precision = hessian(partial(_negative, program, coordinates), mode)
         if not bool(torch.isfinite(precision).all()):
             raise NonFiniteError("laplace: the Hessian at the mode is not finite")
         sites = flat_sites(precision, coordinates.slices)
@@ -112,6 +109,7 @@ class Laplace(SearchOptions):
                 max_iter=self.max_iter,
                 tol=self.tol,
                 step=step,
+                curvature=curvature_of(partial(_negative, program, coordinates), coordinates.size),
             )
             reached[0], converged, blocked = best.x, best.converged, best.blocked
         converged = converged and not monitor.interrupted
@@ -126,6 +124,11 @@ class Laplace(SearchOptions):
             interrupted=monitor.interrupted,
             extra={"mode": reached[0]},
         )
+
+
+def _negative(program: Program, coordinates: Coordinates, x: torch.Tensor) -> torch.Tensor:
+    density = program.density(coordinates.split(x), unconstrained=True)
+    return -unconstrained_log_joint(density)
 
 
 _LOG_2PI = 1.8378770664093453

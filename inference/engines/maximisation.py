@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from likely.inference.coordinates import Coordinates
+from likely.inference.coordinates import Coordinates, supported
+from likely.inference.curvature import curvature_of
 from likely.inference.engines.expectation import (
     Expectation,
     expect,
@@ -107,6 +108,11 @@ def _declared(
     )
     for name, value in found.items():
         unknown = program.sites.unknowns.get(name)
+        if not isinstance(value, torch.Tensor):
+            raise ProgramError(
+                f"the program's m_step returned '{name}' as {type(value).__name__}; expected a "
+                "tensor"
+            )
         if unknown is None:
             raise ProgramError(
                 f"the program's m_step returned '{name}', which is not one of its unknowns"
@@ -115,6 +121,10 @@ def _declared(
             raise ProgramError(
                 f"the program's m_step returned '{name}' with shape {tuple(value.shape)}; expected "
                 f"{tuple(unknown.shape)}"
+            )
+        if unknown.static and not supported(unknown, value.detach()):
+            raise ProgramError(
+                f"the program's m_step returned '{name}' outside its support, {unknown.support}"
             )
     return {name: value.detach() for name, value in found.items()}
 
@@ -134,14 +144,15 @@ def _search_rest(
     index = torch.arange(flat.numel(), device=flat.device)
     chosen = torch.cat([index[coordinates.slices[name]] for name in names])
 
+    def lost(x: torch.Tensor) -> torch.Tensor:
+        free = coordinates.split(flat.index_copy(0, chosen, x))
+        run = program.run({**values, **{name: free[name] for name in names}}, unconstrained=names)
+        return -expected_log_density(run, expected.weights, with_prior)
+
     def function(x: torch.Tensor) -> Evaluation:
         x = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            free = coordinates.split(flat.index_copy(0, chosen, x))
-            run = program.run(
-                {**values, **{name: free[name] for name in names}}, unconstrained=names
-            )
-            loss = -expected_log_density(run, expected.weights, with_prior)
+            loss = lost(x)
             if not loss.requires_grad:
                 return float(loss), torch.zeros_like(x)
             (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
@@ -149,6 +160,12 @@ def _search_rest(
             gradient = torch.zeros_like(x)
         return float(loss.detach()), gradient
 
-    best = minimise(function, flat[chosen], max_iter=max_iter, tol=tol)
+    best = minimise(
+        function,
+        flat[chosen],
+        max_iter=max_iter,
+        tol=tol,
+        curvature=curvature_of(lost, len(chosen)),
+    )
     found = coordinates.constrain(flat.index_copy(0, chosen, best.x))
     return {**values, **{name: found[name].detach() for name in names}}
