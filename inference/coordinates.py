@@ -164,7 +164,9 @@ class Coordinates:
     def _given(self, init: dict[str, Any], attempt: int) -> dict[str, torch.Tensor]:
         """Values from the program's hook and from ``init``, moved in a restart if unchanged."""
         hook = self.program.hook("initial")
-        raw = {} if hook is None else dict(hook(*self.program.args, **self.program.kwargs))
+        raw = {}
+        if callable(hook):
+            raw = dict(hook(*self.program.args, **self.program.kwargs) or {})
         given = self._check(raw, "the program's initial()") | self._check(init, "init")
         if attempt == 0:
             self._first = given

@@ -33,6 +33,9 @@ class Step:
     params: Callable[[], dict[str, torch.Tensor]]
 
 
+# Marks an exception that the user's callback raised.
+FROM_CALLBACK = "_likely_from_callback"
+
 Callback = Callable[[Step], Any]
 
 
@@ -97,6 +100,11 @@ class Monitor:
         if self._progress:
             self._bar.set_postfix_str(f"objective {objective:.4f}", refresh=False)
         if self._callback is not None:
-            stop = self._callback(Step(iteration, objective, self._restart, params))
+            try:
+                stop = self._callback(Step(iteration, objective, self._restart, params))
+            except Exception as error:
+                # Not a start that failed: the next one must not hide it.
+                setattr(error, FROM_CALLBACK, True)
+                raise
             self.interrupted = self.interrupted or stop is True
         return self.interrupted

@@ -23,7 +23,7 @@ class Minimum:
     """Where a search ended: point [n], value, whether it converged, number of iterations.
 
     ``blocked`` says that the last steps ran into values that are not finite, ``stopped`` that the
-    caller ended the search.
+    caller ended the search; ``matrix`` is the Hessian where Newton's method checked the end.
     """
 
     x: torch.Tensor
@@ -32,6 +32,7 @@ class Minimum:
     n_iter: int
     blocked: bool = False
     stopped: bool = False
+    matrix: torch.Tensor | None = None
 
 
 Curvature = Callable[[torch.Tensor], torch.Tensor | None]
@@ -77,14 +78,15 @@ def minimise(
     tol: float,
     step: Callable[[float, torch.Tensor], bool] = lambda value, x: False,
     curvature: Curvature | None = None,
+    newton_iter: int | None = None,
     history_size: int = 20,
 ) -> Minimum:
     """Minimise by L-BFGS with a strong Wolfe line search (torch's), checked by Newton's method.
 
-    Whether a gradient is small depends on the units of the coordinates, and L-BFGS stops short where
-    units differ by orders of magnitude. The Newton decrement ½ gᵀH⁻¹g, what is still to be gained,
-    does not depend on units (Boyd & Vandenberghe 2004, section 9.5): where the Hessian is to be had,
-    it decides, and Newton steps go on from where L-BFGS stopped too early.
+    Whether a gradient is small depends on the units of the coordinates, and L-BFGS stops short
+    where units differ by orders of magnitude. The Newton decrement ½ gᵀH⁻¹g, what is still to be
+    gained, does not depend on units (Boyd & Vandenberghe 2004, section 9.5): where the Hessian is
+    to be had, it decides, and Newton steps go on from where L-BFGS stopped too early.
 
     Parameters
     ----------
@@ -99,14 +101,17 @@ def minimise(
         ``step(value, x)`` is told of every accepted point, the start first; ``True`` stops.
     curvature : callable, optional
         Maps a point [n] to the Hessian [n, n] there, or ``None`` if it cannot.
+    newton_iter : int, optional
+        Most Newton steps; by default what is left of ``max_iter``.
     history_size : int
         Curvature pairs kept.
     """
     found = _lbfgs(function, start, max_iter, tol, step, history_size, curvature is not None)
-    done = found.stopped or found.blocked or found.n_iter >= max_iter or found.x.numel() == 0
+    last = max_iter if newton_iter is None else found.n_iter + newton_iter
+    done = found.stopped or found.blocked or found.n_iter >= last or found.x.numel() == 0
     if curvature is None or done:
         return found
-    return _newton(function, found, max_iter, tol, step, curvature)
+    return _newton(function, found, last, tol, step, curvature)
 
 
 def _lbfgs(
@@ -195,7 +200,7 @@ def _newton(
         direction, decrement = newton_direction(matrix, gradient)
         noise = 10.0 * torch.finfo(x.dtype).eps
         if decrement <= max(10.0 * tol, noise) * max(1.0, abs(value)):
-            return Minimum(x, value, True, iteration)
+            return Minimum(x, value, True, iteration, matrix=matrix)
         if iteration == max_iter:
             break
         size, better = 1.0, False

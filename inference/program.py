@@ -43,6 +43,18 @@ class Density:
     log_jacobian: torch.Tensor
 
 
+# What a program may raise that is its own fault; anything else passes through.
+_PROGRAM_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+)
+
+
 @dataclass(eq=False)
 class Run:
     """The factors of one run.
@@ -107,20 +119,48 @@ class Program:
     def __init__(
         self,
         program: Callable[..., Any],
+        /,
         *args: Any,
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
         **kwargs: Any,
     ) -> None:
+        self._set_up(program, args, kwargs, seed, dtype, device)
+
+    @classmethod
+    def of(
+        cls,
+        program: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> Program:
+        """Read a program whose own arguments may be called ``seed``, ``dtype`` or ``device``."""
+        reading = object.__new__(cls)
+        reading._set_up(program, args, kwargs, seed, dtype, device)
+        return reading
+
+    def _set_up(
+        self,
+        program: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device | str | None,
+    ) -> None:
         if not callable(program):
             raise ProgramError(
                 f"program must be a callable that makes Pyro statements, got {program!r}"
             )
         self.source = program
-        self.source_args, self.source_kwargs = args, kwargs
+        self.source_args, self.source_kwargs = args, dict(kwargs)
         self.dtype = dtype
-        self.device = torch.device(device) if device is not None else None
+        self.device = torch.device(device) if device is not None else _device_of(args, kwargs)
         self.args = tuple(convert(value, dtype, self.device) for value in args)
         self.kwargs = {key: convert(value, dtype, self.device) for key, value in kwargs.items()}
         self.sites = Sites()
@@ -171,6 +211,11 @@ class Program:
         with pyro.validation_enabled(False):  # once is enough; this run only asks for the supports
             again = self._draw(check=False)
         for name, unknown in sites.unknowns.items():
+            if name not in again:
+                raise ProgramError(
+                    f"site '{name}' is there in one run and missing in the next: which sites a "
+                    "program has must not depend on what it draws"
+                )
             if not unknown.is_param and not same_constraint(
                 unknown.support, again[name]["fn"].support
             ):
@@ -190,7 +235,7 @@ class Program:
     def _call(self, handler: Substitute) -> None:
         try:
             self.source(*self.args, **self.kwargs)
-        except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        except _PROGRAM_FAULTS as error:
             if type(error).__module__.startswith("likely."):
                 raise
             where = f"after site '{handler.last_site}'" if handler.last_site else "at its start"
@@ -323,5 +368,20 @@ class Program:
             return self.density(values, unconstrained=unconstrained).log_prior
 
     def hook(self, name: str) -> Any:
-        """An optional attribute of the user's program (``initial``, ``m_step``, ...), or None."""
-        return getattr(self.source, name, None)
+        """An optional method or mapping of the user's program (``initial``, ``dims``, ...).
+
+        An attribute of that name which is something else, a module's own sample site ``initial``
+        for one, is not a hook: ``None``.
+        """
+        if isinstance(self.source, torch.nn.Module) and not hasattr(type(self.source), name):
+            return None
+        found = getattr(self.source, name, None)
+        return found if callable(found) or isinstance(found, Mapping) else None
+
+
+def _device_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.device | None:
+    """Where the data are, if that is not the processor."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+            return value.device
+    return None

@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pyro.distributions import constraints
+from pyro.distributions import Delta, constraints
 from torch.distributions import biject_to, transform_to
 
 from likely.inference.errors import ProgramError
-from likely.inference.handlers import is_deterministic, is_discrete, is_plate, module_parameter
+from likely.inference.handlers import (
+    base_distribution,
+    is_deterministic,
+    is_discrete,
+    is_plate,
+    module_parameter,
+)
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,13 @@ def classify(nodes: Mapping[str, Mapping[str, Any]], param_constraints: Mapping[
                 if frame.dim is not None:
                     size = frame.full_size if frame.full_size is not None else frame.size
                     if size < 0:  # pyro.plate(name) without a size takes it from what is inside
-                        size = node["fn"].batch_shape[frame.dim]
+                        shape = node["fn"].batch_shape
+                        if len(shape) < -frame.dim:
+                            raise ProgramError(
+                                f"plate '{frame.name}' has no size, and site '{name}' inside has "
+                                f"no dimension to take it from; write pyro.plate('{frame.name}', n)"
+                            )
+                        size = shape[frame.dim]
                     sites.plates[frame.name] = Plate(frame.name, int(size), frame.dim)
             if is_plate(node):
                 _check_not_subsampled(name, node)
@@ -202,6 +214,11 @@ def _classify_sample(sites: Sites, name: str, node: Mapping[str, Any]) -> None:
         support = fn.enumerate_support(expand=False)
         values = support.reshape((support.shape[0],) + tuple(fn.event_shape))
         sites.latents[name] = Latent(name, dims, batch_shape, values)
+    elif isinstance(base_distribution(fn), Delta):
+        raise ProgramError(
+            f"site '{name}' is a Delta without data, so it has no density to search or sample; "
+            "use pyro.deterministic for a value that follows from others"
+        )
     else:
         try:
             support = fn.support

@@ -15,7 +15,7 @@ from likely.inference.engines.result import Found, Result, finish
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.fit import Fit
 from likely.inference.handlers import set_seed
-from likely.inference.monitor import Callback, Monitor
+from likely.inference.monitor import FROM_CALLBACK, Callback, Monitor
 from likely.inference.program import Program
 
 
@@ -113,8 +113,8 @@ class EngineOptions:
         """
         started = time.perf_counter()
         self.check_available()
-        reading = Program(
-            program, *args, seed=self.seed, dtype=self.dtype, device=self.device, **kwargs
+        reading = Program.of(
+            program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
         )
         if self.needs_priors:
             require_priors(reading, self.name)
@@ -178,7 +178,7 @@ class SearchOptions(EngineOptions):
         check_int("restarts", self.restarts, 1)
         check_positive("tol", self.tol)
 
-    def best_of(self, search: Callable[[int], Found]) -> Found:
+    def best_of(self, search: Callable[[int], Found], device: torch.device | None = None) -> Found:
         """Search from several starts and keep the best.
 
         A start that fails (a component that collapses, say) only counts if all of them fail.
@@ -187,10 +187,12 @@ class SearchOptions(EngineOptions):
         failures: list[Exception] = []
         for attempt in range(self.restarts):
             # Every start has its own stream, whatever the ones before it consumed.
-            set_seed(self.seed + 7919 * attempt)
+            set_seed(self.seed + 7919 * attempt, device)
             try:
                 found.append(search(attempt))
             except (ArithmeticError, ValueError) as error:
+                if getattr(error, FROM_CALLBACK, False):
+                    raise
                 failures.append(error)
                 continue
             if found[-1].interrupted:

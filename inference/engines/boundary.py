@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pyro.distributions import constraints
 
+from likely.inference.errors import NonFiniteError
 from likely.inference.program import Program, Values
 
 # How near to the boundary, relative to the support's width (or one), a value must be.
@@ -118,7 +119,13 @@ def snap(
     def no_worse(candidate: Values) -> bool:
         with torch.no_grad():
             there = float(objective(candidate))
-        return there >= height and there != float("inf")
+        if there == float("inf"):
+            raise NonFiniteError(
+                "the log-density has no maximum: it is infinite on the boundary of the support at "
+                f"{', '.join(map(repr, moved))} (a Dirichlet or Beta prior below one, say). Raise "
+                "the prior's concentration to one or more, or use a posterior engine."
+            )
+        return there >= height
 
     if moved and no_worse(current | moved):
         return current | moved, list(moved)

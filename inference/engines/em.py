@@ -14,6 +14,7 @@ from likely.inference.engines.checks import check_bool, check_choice, check_int
 from likely.inference.engines.expectation import expect, find_tables
 from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
+from likely.inference.engines.sanity import check_bounded
 from likely.inference.errors import MonotonicityError
 from likely.inference.program import Program, Values
 
@@ -76,7 +77,10 @@ class EM(SearchOptions):
         return self.objective == "posterior"
 
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
-        found = self.best_of(lambda attempt: self._search(program, coordinates, attempt))
+        found = self.best_of(
+            lambda attempt: self._search(program, coordinates, attempt), program.device
+        )
+        check_bounded(program, found.values, self.name)
         if self.hard:
             return Result.from_found(found)
 
@@ -114,6 +118,7 @@ class EM(SearchOptions):
                 if monitor.step(objective, lambda v=values: dict(v)) or converged:  # type: ignore[misc]
                     break
                 if iteration < self.max_iter:
+                    check_bounded(program, values, self.name)
                     values = m_step(
                         program,
                         coordinates,

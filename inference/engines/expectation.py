@@ -91,11 +91,7 @@ def expect(
                 "alone has no E-step; use EM(objective='posterior'), MLE or MAP"
             )
         components, weights = marginals(run.enumerated, run.sum_dims, hard)
-        expected = expected_log_density(run, weights, with_prior, without=tables)
-        grads: Mapping[str, torch.Tensor | None] = {}
-        if leaves and expected.requires_grad:
-            found = torch.autograd.grad(expected, list(leaves.values()), allow_unused=True)
-            grads = dict(zip(leaves, found, strict=True))
+        grads = _gradient_of_expected(run, weights, leaves, with_prior)
     counts = {}
     for name, leaf in leaves.items():
         table, grad = leaf.detach(), grads.get(name)
@@ -114,6 +110,30 @@ def expect(
         responsibilities=lambda name: responsibilities(program, run, weights, name).detach(),
         concentrations={name: _concentration(run, name, leaves[name]) for name in tables},
     )
+
+
+def _gradient_of_expected(
+    run: Run, weights: list[torch.Tensor], leaves: Mapping[str, torch.Tensor], with_prior: bool
+) -> Mapping[str, torch.Tensor | None]:
+    """Derivative of `expected_log_density` by the tables, without forming it."""
+    outputs, cotangents = [], []
+    for factor in run.direct:
+        own_prior = factor.role == "unknown" and (not with_prior or factor.name in leaves)
+        if not own_prior and factor.log_prob.requires_grad:
+            outputs.append(factor.log_prob)
+            cotangents.append((torch.ones_like(factor.log_prob) * factor.scale).detach())
+    for factor, weight in zip(run.enumerated, weights, strict=True):
+        if factor.log_prob.requires_grad:
+            outputs.append(factor.log_prob)
+            scaled = apply_scale(weight, factor.scale)
+            if dims_of(scaled) != dims_of(weight):
+                order = [dims_of(scaled).index(dim) for dim in dims_of(weight)]
+                scaled = scaled.permute(order)
+            cotangents.append(scaled)
+    if not leaves or not outputs:
+        return {}
+    found = torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
+    return dict(zip(leaves, found, strict=True))
 
 
 def expected_log_density(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from likely.inference.engines.boundary import snap
 from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.engines.maximisation import em_steps
 from likely.inference.engines.result import Found, Result
+from likely.inference.engines.sanity import check_bounded, flat_unknowns
 from likely.inference.errors import BoundaryWarning, NonFiniteError, OptionError, ProgramError
 from likely.inference.optimise import Evaluation, OptimizerFactory, descend, minimise
 from likely.inference.program import Density, Program, Values
@@ -83,7 +84,9 @@ class PointEngine(PointOptions):
     with_prior: ClassVar[bool]
 
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
-        found = self.best_of(lambda attempt: self._search(program, coordinates, attempt))
+        found = self.best_of(
+            lambda attempt: self._search(program, coordinates, attempt), program.device
+        )
         values, edges = snap(program, found.values, lambda v: self._total(program.density(v)))
         if edges:
             warnings.warn(
@@ -93,7 +96,19 @@ class PointEngine(PointOptions):
                 BoundaryWarning,
                 stacklevel=3,
             )
-        return Result.from_found(found, params=values)
+        # On the boundary of a support flatness is no news.
+        flat = [name for name in found.extra["flat"] if name not in edges]
+        if flat:
+            found = replace(found, converged=False)
+        return Result.from_found(
+            found,
+            params=values,
+            reason=f"the log-density is flat in {', '.join(map(repr, flat))}: it does not depend "
+            "on them, or its maximum lies at infinity (separable data do that). A prior and MAP "
+            "give a finite answer"
+            if flat
+            else "",
+        )
 
     def _total(self, density: Density) -> torch.Tensor:
         if self.with_prior:
@@ -112,12 +127,14 @@ class PointEngine(PointOptions):
                 require_finite(value, "the log-density", len(monitor.objectives))
                 # A copy: what the search moves on with is the same tensor.
                 position[0] = here = x.clone()
+                with torch.no_grad():
+                    check_bounded(program, coordinates.constrain(here), self.name)
                 return monitor.step(-value, lambda: coordinates.constrain(here))
 
             def loss(x: torch.Tensor) -> torch.Tensor:
                 return -self._total(program.density(coordinates.split(x), unconstrained=True))
 
-            converged, n_iter, blocked = False, 0, False
+            converged, n_iter, blocked, matrix = False, 0, False, None
             if self.batch_size is None and self.optimizer == "lbfgs":
                 best = minimise(
                     lambda x: value_and_gradient(program, coordinates, self._total, x),
@@ -129,7 +146,7 @@ class PointEngine(PointOptions):
                 )
             else:
                 best = self._descend(program, coordinates, start, step)
-            position[0], converged = best.x, best.converged
+            position[0], converged, matrix = best.x, best.converged, best.matrix
             n_iter, blocked = best.n_iter, best.blocked
         if blocked and not converged:
             raise NonFiniteError(
@@ -148,7 +165,16 @@ class PointEngine(PointOptions):
                 else float(self._total(program.density(values)))
             )
         require_finite(objective, "the log-density", n_iter)
-        return Found(values, objective, monitor.objectives, converged, n_iter, monitor.interrupted)
+        flat = [] if matrix is None else flat_unknowns(coordinates, loss, position[0], matrix)
+        return Found(
+            values,
+            objective,
+            monitor.objectives,
+            converged,
+            n_iter,
+            monitor.interrupted,
+            extra={"flat": flat},
+        )
 
     def _by_em(
         self, program: Program, coordinates: Coordinates, values: Values

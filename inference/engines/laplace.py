@@ -62,7 +62,9 @@ class Laplace(SearchOptions):
         check_int("draws", self.draws, 2)
 
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
-        found = self.best_of(lambda attempt: self._mode(program, coordinates, attempt))
+        found = self.best_of(
+            lambda attempt: self._mode(program, coordinates, attempt), program.device
+        )
         mode = found.extra["mode"]
 
         precision = hessian(partial(_negative, program, coordinates), mode)
@@ -76,7 +78,7 @@ class Laplace(SearchOptions):
                 f"made of {', '.join(map(repr, sites))}, so no Gaussian fits there. Give these "
                 "sites an informative prior, remove the redundancy, or use NUTS."
             )
-        set_seed(self.seed)
+        set_seed(self.seed, program.device)
         factor = torch.linalg.cholesky(precision)
         noise = torch.randn(self.draws, coordinates.size, dtype=mode.dtype, device=mode.device)
         # precision = L Lᵀ, so Lᵀ⁻¹ z has its inverse as covariance.

@@ -166,6 +166,7 @@ def _search_rest(
         max_iter=max_iter,
         tol=tol,
         curvature=curvature_of(lost, len(chosen)),
+        newton_iter=2,
     )
     found = coordinates.constrain(flat.index_copy(0, chosen, best.x))
     return {**values, **{name: found[name].detach() for name in names}}

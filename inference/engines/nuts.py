@@ -139,7 +139,7 @@ class NUTS(EngineOptions):
     def _starts(self, program: Program, coordinates: Coordinates) -> list[torch.Tensor]:
         """Flat starts, one for each chain."""
         given = self.start_values(program)
-        if isinstance(self.init, Fit) and not self.init.is_point:
+        if isinstance(self.init, Fit) and not self.init.is_point and given:
             flat = {n: v.flatten(0, 1) for n, v in self.init.draws.items() if n in (given or {})}
             total = len(next(iter(flat.values())))
             picked = torch.randperm(total)[: self.chains].tolist()
@@ -181,7 +181,7 @@ class NUTS(EngineOptions):
         cores = 1 if on_cuda or self.callback else (self.cores or os.cpu_count() or 1)
 
         def run(chain: int, report: Report) -> Chain:
-            set_seed(self.seed + 7919 * (chain + 1))
+            set_seed(self.seed + 7919 * (chain + 1), program.device)
             return self._chain(program, coordinates, starts[chain], report, chain)
 
         return run_chains(
@@ -262,6 +262,7 @@ class NUTS(EngineOptions):
 def _diagnose(draws: dict[str, torch.Tensor], stats: dict[str, torch.Tensor]) -> dict[str, float]:
     """Divergences, smallest effective sample size and largest split R-hat over all elements."""
     worst_ess, worst_rhat = float("inf"), 1.0
+    stuck = True
     for value in draws.values():
         chains, kept = value.shape[:2]
         elements = value.reshape(chains, kept, -1).cpu()
@@ -269,13 +270,15 @@ def _diagnose(draws: dict[str, torch.Tensor], stats: dict[str, torch.Tensor]) ->
         moving = elements.flatten(0, 1).std(0) > 1e-12 * elements.abs().amax((0, 1))
         if not bool(moving.any()):
             continue
+        stuck = False
         elements = elements[:, :, moving]
         worst_ess = min(worst_ess, float(effective_sample_size(elements).min()))
         worst_rhat = max(worst_rhat, float(split_gelman_rubin(elements).max()))
     return {
         "divergences": float(stats["diverging"].sum()),
-        "ess_min": worst_ess,
-        "rhat_max": worst_rhat,
+        # A sampler that never moved has seen nothing.
+        "ess_min": 0.0 if stuck else max(worst_ess, 0.0),
+        "rhat_max": float("inf") if stuck else worst_rhat,
     }
 
 

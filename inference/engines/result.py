@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pyro.distributions import constraints
 
+from likely.inference.engines.boundary import base_constraint
 from likely.inference.errors import ConvergenceWarning
 from likely.inference.fit import Fit
 from likely.inference.program import Program, Values
@@ -161,7 +163,7 @@ def posterior_mean(program: Program, draws: Values) -> dict[str, torch.Tensor]:
     means = {name: value.mean((0, 1)) for name, value in draws.items()}
     for name, mean in means.items():
         unknown = program.sites.unknowns[name]
-        if type(unknown.transform).__name__ == "CorrCholeskyTransform":
+        if base_constraint(unknown.support) is constraints.corr_cholesky:
             # The rows of a correlation factor have unit length; their mean is shorter.
             means[name] = mean / mean.square().sum(-1, keepdim=True).sqrt()
     return means

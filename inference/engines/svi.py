@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -100,7 +101,9 @@ class SVI(SearchOptions):
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
         from likely.inference.diagnostics.backend import psis_khat
 
-        found = self.best_of(lambda attempt: self._search(program, coordinates, attempt))
+        found = self.best_of(
+            lambda attempt: self._search(program, coordinates, attempt), program.device
+        )
         draws, fixed = found.extra["draws"], found.extra["parameters"]
         weights = found.extra["log_weights"]
         repeated = {n: v.expand((1, self.draws) + v.shape) for n, v in fixed.items()}
@@ -137,7 +140,7 @@ class SVI(SearchOptions):
                 require_finite(loss, "the ELBO", iteration)
                 if monitor.step(-loss, lambda: _median(guide, program)):
                     break
-        set_seed(self.seed)
+        set_seed(self.seed, program.device)
         with torch.no_grad():
             draws, log_weights = self._draw(program, guide)
             parameters = {n: v.detach().clone() for n, v in _parameters(program).items()}
@@ -154,7 +157,15 @@ class SVI(SearchOptions):
 
     def _make_guide(self, program: Program, values: dict[str, torch.Tensor]) -> Any:
         if not isinstance(self.guide, str):
-            return self.guide
+            # A copy is trained, so that the same engine gives the same numbers again.
+            return copy.deepcopy(self.guide)
+        moving = [name for name, unknown in program.sites.unknowns.items() if not unknown.static]
+        if moving:
+            raise ProgramError(
+                f"the support of {', '.join(map(repr, moving))} depends on other sites, which "
+                "Pyro's automatic guides cannot follow; give a guide of your own, reparametrise, "
+                "or use NUTS"
+            )
         hidden = poutine.block(_plain(program), hide=list(program.sites.latents))
         if self.guide == "flow":  # starts at its own base distribution
             return _GUIDES[self.guide](hidden)

@@ -1,0 +1,83 @@
+"""Optima that are none: a likelihood without a bound, and one that is flat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from likely.inference.coordinates import Coordinates
+from likely.inference.engines.boundary import bounds
+from likely.inference.errors import NonFiniteError
+from likely.inference.program import Program, Values
+
+# A positive value this near to zero is on its way to log 0.
+_VANISHED = 1e-60
+# Conditional standard deviations above this many times the value itself are looked into.
+_WIDE = 30.0
+# One standard deviation away an honest optimum is half a nat lower.
+_RISE = 0.05
+# Most coordinates that are looked into.
+_MOST = 16
+
+
+def check_bounded(program: Program, values: Values, engine: str) -> None:
+    """Raise if a positive unknown has all but vanished.
+
+    Raises
+    ------
+    NonFiniteError
+        Naming the site: a scale that shrinks onto one point takes the density to infinity.
+    """
+    for name, value in values.items():
+        unknown = program.sites.unknowns[name]
+        limits = bounds(unknown.support) if unknown.static else None
+        if limits is None or limits[0] is None or limits[1] is not None:
+            continue
+        above = value.detach() - limits[0]
+        if bool(((above > 0) & (above < _VANISHED)).any()):
+            raise NonFiniteError(
+                f"{engine}: the log-density has no maximum: site '{name}' shrinks to its bound "
+                f"({float(above[above > 0].min()):.3g} so far) and the density grows without end. "
+                "A scale does that where it can fit a point exactly; give it a prior that keeps "
+                "it from zero (and use MAP), or fix a lower bound in the program."
+            )
+
+
+def flat_unknowns(
+    coordinates: Coordinates,
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    matrix: torch.Tensor,
+) -> list[str]:
+    """Sites in which a minimum is none: the function does not rise on one side of it.
+
+    Parameters
+    ----------
+    coordinates : Coordinates
+    loss : callable
+        Maps a flat point [n] to the function's value.
+    x : Tensor, [n]
+        Where a search ended.
+    matrix : Tensor, [n, n]
+        The Hessian there.
+
+    Returns
+    -------
+    list of str
+        Sites that the function does not depend on, or whose best value lies at infinity
+        (separable data).
+    """
+    curve = matrix.diagonal()
+    spread = torch.where(curve > 0, curve, torch.ones_like(curve)).rsqrt()
+    untouched = curve.abs() == 0
+    wide = (curve > 0) & (spread > _WIDE * x.abs().clamp_min(1.0))
+    flat = untouched.clone()
+    with torch.no_grad():
+        here = float(loss(x))
+        for index in torch.nonzero(wide)[:_MOST, 0].tolist():
+            move = torch.zeros_like(x)
+            move[index] = spread[index]
+            sides = [float(loss(x + move)), float(loss(x - move))]
+            flat[index] = any(side - here < _RISE for side in sides)
+    return [name for name, own in coordinates.slices.items() if bool(flat[own].any())]
