@@ -12,6 +12,12 @@ import pandas as pd
 import torch
 
 from likely.inference import quantities
+from likely.inference.agreement import (
+    align_frames,
+    check_attached,
+    check_shapes,
+    known_classes,
+)
 from likely.inference.errors import FitError
 from likely.inference.program import Program
 
@@ -100,18 +106,12 @@ class Fit:
         Raises
         ------
         FitError
-            If the program's unknowns are not the fit's.
+            If the program's unknowns are not the fit's, or the log-likelihood at ``params`` is
+            another with these data.
         """
         dtype = next(iter(self.params.values())).dtype
         reading = Program(program, *args, dtype=dtype, **kwargs)
-        for name, unknown in reading.sites.unknowns.items():
-            got = self.params.get(name)
-            if got is None or got.shape != unknown.shape:
-                shape = None if got is None else tuple(got.shape)
-                raise FitError(
-                    f"the program has a site '{name}' of shape {tuple(unknown.shape)}; "
-                    f"the fit has {shape}"
-                )
+        check_attached(reading, self.params, self.log_likelihood)
         self.program = reading
         return self
 
@@ -140,9 +140,10 @@ class Fit:
     # -- answers -----------------------------------------------------------------------------
 
     def latent(self, name: str, draws: int = 1000) -> torch.Tensor:
-        """Posterior probabilities of a discrete latent, [*plates, K].
+        """Posterior probabilities of a discrete site, [*plates, K].
 
-        Exact at a point fit; averaged over posterior draws otherwise.
+        Exact at a point fit; averaged over posterior draws otherwise; zeros and ones for a site
+        whose values are all known.
 
         Parameters
         ----------
@@ -156,8 +157,10 @@ class Fit:
         ProgramError
             If the program has no such latent.
         FitError
-            If the fit was loaded without its program and does not hold the latent.
+            If the fit was loaded without its program and does not hold the latent, or ``draws``
+            is not a positive integer.
         """
+        _check_int("draws", draws, 1)
         if self.program is None and self.stored is not None and "latent_posterior" in self.stored:
             from likely.inference.diagnostics.dimensions import safe_name
 
@@ -165,6 +168,11 @@ class Fit:
             if safe_name(name) in stored:
                 return torch.as_tensor(np.array(stored[safe_name(name)].values))
         program = self.bound("latent()")
+        if name in program.sites.observed:
+            with program.session(self.seed), torch.no_grad():
+                known = known_classes(program, self.point(), name)
+            if known is not None:
+                return known
         quantities.check_latent(program, name)
         with program.session(self.seed), torch.no_grad():
             values = self.each_draw(draws)
@@ -191,22 +199,33 @@ class Fit:
         dict of str to Tensor
             Site to draws [chain, draw, *plates, *event]. One chain unless every posterior draw is
             used.
+
+        Raises
+        ------
+        FitError
+            If new data do not fit the fit's params, a data frame has other columns than the fit's,
+            or ``draws`` or ``seed`` cannot be used.
         """
         program = self.bound("predict()")
+        if draws is not None:
+            _check_int("draws", draws, 1)
+        if seed is None:
+            seed = self.seed
+        _check_int("seed", seed, 0)
         if args or kwargs:
-            program = program.rebind(*args, **kwargs)
+            program = align_frames(program, args, kwargs)
+            with program.session(seed), torch.no_grad():
+                check_shapes(program, self.point())
         chains, kept = next(iter(self.draws.values())).shape[:2]
         if draws is None and not self.is_point:
             shape: Sequence[int] = (chains, kept)
             values = self.each_draw()
         else:
-            count = 1000 if draws is None else draws
-            if count < 1:
-                raise FitError(f"draws must be at least 1, got {draws}")
+            count = 1000 if draws is None else int(draws)
             shape = (1, count)
             pool = self.each_draw(count)
             values = [pool[i * len(pool) // count] for i in range(count)]
-        with program.session(self.seed if seed is None else seed), torch.no_grad():
+        with program.session(int(seed)), torch.no_grad():
             runs = [quantities.simulate(program, value) for value in values]
         names = [n for n in runs[0] if n not in program.sites.latents and n in self._observed()]
         stacked = {name: torch.stack([run[name] for run in runs]) for name in names}
@@ -247,6 +266,7 @@ class Fit:
             For a posterior, where PSIS-LOO through ArviZ (``az.loo(fit.to_arviz())``) applies.
         """
         self._require_point("aic")
+        self.bound("aic()")
         return 2.0 * self.n_parameters - 2.0 * self.log_likelihood
 
     def bic(self) -> float:
@@ -258,6 +278,7 @@ class Fit:
             For a posterior, as in `aic`.
         """
         self._require_point("bic")
+        self.bound("bic()")
         return self.n_parameters * float(np.log(self.n_observations)) - 2.0 * self.log_likelihood
 
     def _require_point(self, criterion: str) -> None:
@@ -346,3 +367,9 @@ class Fit:
         from likely.inference.diagnostics.files import load
 
         return load(path)
+
+
+def _check_int(name: str, value: Any, least: int) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise FitError(f"{name} must be an integer of at least {least}, got {value!r}")

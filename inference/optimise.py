@@ -200,6 +200,10 @@ def _newton(
         direction, decrement = newton_direction(matrix, gradient)
         noise = 10.0 * torch.finfo(x.dtype).eps
         if decrement <= max(10.0 * tol, noise) * max(1.0, abs(value)):
+            # The last step is already paid for, and doubles the digits.
+            reached = function(x + direction)[0]
+            if reached <= value:
+                x, value = x + direction, reached
             return Minimum(x, value, True, iteration, matrix=matrix)
         if iteration == max_iter:
             break

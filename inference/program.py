@@ -44,7 +44,7 @@ class Density:
 
 
 # What a program may raise that is its own fault; anything else passes through.
-_PROGRAM_FAULTS = (
+PROGRAM_FAULTS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -235,7 +235,7 @@ class Program:
     def _call(self, handler: Substitute) -> None:
         try:
             self.source(*self.args, **self.kwargs)
-        except _PROGRAM_FAULTS as error:
+        except PROGRAM_FAULTS as error:
             if type(error).__module__.startswith("likely."):
                 raise
             where = f"after site '{handler.last_site}'" if handler.last_site else "at its start"

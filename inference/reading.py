@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.ops import packed
 
 from likely.inference.errors import ProgramError
@@ -52,18 +53,78 @@ class Reader(Substitute):
 
 
 def check_observation(name: str, node: Mapping[str, Any]) -> None:
-    """Raise a `ProgramError` for data that the site's distribution cannot give."""
+    """Raise a `ProgramError` for data that the site's distribution or its plates cannot give."""
     try:
         log_prob = node["fn"].log_prob(node["value"], *node["args"], **node["kwargs"])
-    except (ValueError, RuntimeError, IndexError) as error:
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ProgramError(
-            f"observed site '{name}' cannot have come from {node['fn']}: {error}{mend(error)}"
+            f"observed site '{name}' cannot have come from {node['fn']}: "
+            f"{str(error).rstrip('.')}{mend(error)}{_about_gaps(node)}"
         ) from error
+    value = node["value"]
+    infinite = isinstance(value, torch.Tensor) and bool(torch.isinf(value).any())
+    # A distribution that gives infinity a finite density (a censored one, say) means it.
+    if infinite and not bool(torch.isfinite(log_prob).all()):
+        raise ProgramError(
+            f"observed site '{name}' has infinite data, which have no density; drop these "
+            "observations"
+        )
     if bool(torch.isnan(log_prob).any()):
         raise ProgramError(
             f"observed site '{name}' has a log-density that is not a number; look for NaN in its "
-            "data or its parameters"
+            f"data or its parameters{_about_gaps(node)}"
         )
+    _check_plated(name, node, log_prob)
+
+
+def _check_plated(name: str, node: Mapping[str, Any], log_prob: torch.Tensor) -> None:
+    """Raise a `ProgramError` if a site in a plate has a batch dimension that is no plate's.
+
+    Data of shape [n, 1] in a plate of n would be broadcast against the plate: every observation
+    would be counted n times, with every other's parameters.
+    """
+    sizes = {frame.dim: frame.size for frame in node["cond_indep_stack"] if frame.vectorized}
+    if not sizes:
+        return
+    shape = tuple(log_prob.shape)
+    for dim in range(-len(shape), 0):
+        # A plate without a size of its own (-1) takes that of what is inside.
+        if shape[dim] > 1 and sizes.get(dim, 1) not in (shape[dim], -1):
+            plates = ", ".join(
+                f"'{f.name}' ({f.size})" for f in node["cond_indep_stack"] if f.vectorized
+            )
+            raise ProgramError(
+                f"observed site '{name}' has data of shape {tuple(node['value'].shape)} and a "
+                f"log-density of shape {shape}, of which dimension {dim} is not that of a plate; "
+                f"its plates are {plates}. Make a column a vector (.squeeze(-1), or frame['name'] "
+                "of a data frame), make several numbers one event with .to_event(1), or put the "
+                "dimension in a pyro.plate."
+            )
+
+
+def _about_gaps(node: Mapping[str, Any]) -> str:
+    """Advice for data with NaN, which no mask hides."""
+    value = node["value"]
+    if not isinstance(value, torch.Tensor) or not bool(torch.isnan(value).any()):
+        return ""
+    advice = ". The data hold NaN"
+    if isinstance(node["mask"], torch.Tensor) or _is_masked(node["fn"]):
+        return (
+            f"{advice}: a mask leaves them out of the density and not out of its gradient; put "
+            "any possible value in their place, e.g. torch.where(mask, x, 0.0)"
+        )
+    return (
+        f"{advice}: drop these observations, or put any possible value in their place and leave "
+        "them out with poutine.mask"
+    )
+
+
+def _is_masked(fn: Any) -> bool:
+    while not isinstance(fn, MaskedDistribution):
+        fn = getattr(fn, "base_dist", None)
+        if fn is None:
+            return False
+    return True
 
 
 def log_prob_of(name: str, node: Mapping[str, Any], role: str) -> torch.Tensor:
@@ -110,6 +171,10 @@ def mend(error: Exception) -> str:
             ". If the value is a discrete latent, Python cannot branch on it while it is summed "
             "out: use torch.where or index with it."
         )
+    if "can't be cast to the desired output type" in text or "bool tensor" in text:
+        return ". The distribution computes with real numbers: give the data as floating numbers."
+    if "must be a Tensor" in text:
+        return ". Give the data as a tensor, a NumPy array or a pandas object of numbers."
     if "dtype" in text or "but got Float" in text or "but found Float" in text:
         return (
             ". Tensors that a program closes over keep their dtype: pass data as arguments, or "

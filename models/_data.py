@@ -227,7 +227,8 @@ def row_labels(value: Any) -> dict[str, Sequence[Any]]:
     Returns
     -------
     dict
-        ``{"observation": index}`` for a pandas object with a flat index, else empty.
+        ``{"observation": index}`` for a pandas object with a flat index whose entries
+        differ, else empty.
     """
     index = getattr(value, "index", None)
     if index is None or callable(index) or getattr(index, "nlevels", 1) != 1:
@@ -236,11 +237,14 @@ def row_labels(value: Any) -> dict[str, Sequence[Any]]:
     if labels.dtype.kind == "O":
         # Mixed objects cannot be written to netCDF; their names can.
         labels = np.asarray([str(label) for label in labels])
+    # Tables put together from others may repeat an index, which then names no row.
+    if len(np.unique(labels)) < len(labels):
+        return {}
     return {"observation": labels}  # type: ignore[dict-item]
 
 
 def column_labels(value: Any) -> Sequence[Any]:
-    """Names of a matrix's columns: a data frame's own, else ``0, ..., d - 1``.
+    """Names of a matrix's columns: a data frame's own if they differ, else ``0, ..., d - 1``.
 
     Raises
     ------
@@ -249,7 +253,8 @@ def column_labels(value: Any) -> Sequence[Any]:
     """
     columns = getattr(value, "columns", None)
     if columns is not None:
-        return [str(column) for column in columns]
+        names = [str(column) for column in columns]
+        return names if len(set(names)) == len(names) else range(len(names))
     shape = np.shape(value)
     if len(shape) != 2:
         raise DataError(f"expected a matrix [observations, features], got {shape}")

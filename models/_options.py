@@ -7,6 +7,8 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+from likely.envs import DataError
+
 
 def check_number(value: Any, name: str, *, positive: bool = False) -> float:
     """Return ``value`` as a finite float.
@@ -22,7 +24,7 @@ def check_number(value: Any, name: str, *, positive: bool = False) -> float:
 
     Raises
     ------
-    ValueError
+    DataError
         If the value is no finite number, or not positive where it must be.
     """
     expected = "a positive finite number" if positive else "a finite number"
@@ -31,7 +33,7 @@ def check_number(value: Any, name: str, *, positive: bool = False) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, (str, bool)) or (positive and number <= 0):
-        raise ValueError(f"{name} must be {expected}, got {value!r}")
+        raise DataError(f"{name} must be {expected}, got {value!r}")
     return number
 
 
@@ -40,13 +42,13 @@ def check_numbers(value: Any, name: str, *, positive: bool = False) -> float | t
 
     Raises
     ------
-    ValueError
+    DataError
         As `check_number`, and for an empty sequence.
     """
     if isinstance(value, Iterable) and not isinstance(value, str):
         numbers = tuple(check_number(item, name, positive=positive) for item in value)
         if not numbers:
-            raise ValueError(f"{name} must be a number or several, got none")
+            raise DataError(f"{name} must be a number or several, got none")
         return numbers
     return check_number(value, name, positive=positive)
 
@@ -56,7 +58,7 @@ def check_count(value: Any, name: str, minimum: int) -> int:
 
     Raises
     ------
-    ValueError
+    DataError
         If the value is no integer or too small.
     """
     try:
@@ -64,5 +66,5 @@ def check_count(value: Any, name: str, minimum: int) -> int:
     except TypeError:
         count = minimum - 1
     if count < minimum or isinstance(value, bool):
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+        raise DataError(f"{name} must be an integer >= {minimum}, got {value!r}")
     return count

@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
+from likely.envs import DataError
 from likely.models._data import check_outcomes, row_labels
 from likely.models._options import check_count, check_number, check_numbers
 from likely.models._outcomes import Outcomes, in_plate, outcomes_or_size, reference
@@ -120,7 +121,7 @@ class CategoricalModel(Outcomes):
         check_count(self.n_classes, "n_classes", 2)
         concentration = check_numbers(self.concentration, "concentration", positive=True)
         if isinstance(concentration, tuple) and len(concentration) != self.n_classes:
-            raise ValueError(
+            raise DataError(
                 f"concentration must be one number or one for each of {self.n_classes} classes, "
                 f"got {len(concentration)}"
             )

@@ -101,7 +101,7 @@ class GaussianMixture:
     def __post_init__(self) -> None:
         check_count(self.n_components, "n_components", 1)
         if self.covariance not in COVARIANCES:
-            raise ValueError(
+            raise DataError(
                 f"covariance must be one of {', '.join(COVARIANCES)}, got {self.covariance!r}"
             )
         for name in ("weight_concentration", "scale_log_sd", "correlation_concentration"):
@@ -111,12 +111,12 @@ class GaussianMixture:
             # A list would keep the program from being hashed and compared.
             object.__setattr__(self, name, value)
         if self.covariance == "spherical" and isinstance(self.scale_median, tuple):
-            raise ValueError(
+            raise DataError(
                 "scale_median must be one number for a spherical covariance, "
                 f"got {self.scale_median!r}"
             )
         if check_number(self.covariance_floor, "covariance_floor") < 0:
-            raise ValueError(f"covariance_floor must be >= 0, got {self.covariance_floor!r}")
+            raise DataError(f"covariance_floor must be >= 0, got {self.covariance_floor!r}")
 
     @property
     def dims(self) -> dict[str, tuple[str, ...]]:

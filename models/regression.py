@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
+from likely.envs import DataError
 from likely.models._data import (
     as_matrix,
     as_outcomes,
@@ -34,7 +35,7 @@ class _Regression:
 
     def __post_init__(self) -> None:
         if not isinstance(self.intercept, bool):
-            raise ValueError(f"intercept must be True or False, got {self.intercept!r}")
+            raise DataError(f"intercept must be True or False, got {self.intercept!r}")
         check_number(self.intercept_scale, "intercept_scale", positive=True)
         check_number(self.coefficients_scale, "coefficients_scale", positive=True)
 

@@ -1,9 +1,10 @@
 """Programs × engines, for every test that asks for them by name.
 
 A test with an argument ``config`` runs for every program of `CONFIGS`, ``latent_config`` for those
-with discrete latents, ``batch_config`` for those that can be subsampled, ``engine`` for every
-engine of `ENGINES`, and ``case`` for every program with every engine that can fit it. A program or
-an engine joins all these tests by joining its list.
+with discrete latents, ``batch_config`` for those that can be subsampled; ``engine`` for every
+engine of `ENGINES`, ``searching_engine``, ``watched_engine`` and ``param_engine`` for those that
+say so; and ``case`` for every program with every engine that can fit it. A program or an engine
+joins all these tests by joining its list.
 """
 
 from __future__ import annotations
@@ -318,10 +319,10 @@ def covariates(rows: int, columns: int) -> Callable[[], tuple[torch.Tensor]]:
 
 
 def crowd(tasks: int, annotators: int, classes: int) -> Callable[[], tuple[Annotations]]:
-    """Every annotator labels three tasks of four."""
+    """Every annotator labels five tasks of six."""
 
     def design() -> tuple[Annotations]:
-        pairs = [(i, a) for i in range(tasks) for a in range(annotators) if (i + a) % 4]
+        pairs = [(i, a) for i in range(tasks) for a in range(annotators) if (i + a) % 6]
         task, annotator = zip(*pairs, strict=True)
         return (Annotations.from_arrays(task, annotator, None, classes=range(classes)),)
 
@@ -410,17 +411,18 @@ CONFIGS = [
         truth={
             "prevalence": [0.4, 0.6],
             "confusion": [
-                [[0.9, 0.1], [0.2, 0.8]],
-                [[0.7, 0.3], [0.1, 0.9]],
-                [[0.8, 0.2], [0.3, 0.7]],
-                [[0.85, 0.15], [0.25, 0.75]],
+                [[0.9, 0.1], [0.15, 0.85]],
+                [[0.8, 0.2], [0.1, 0.9]],
+                [[0.85, 0.15], [0.2, 0.8]],
+                [[0.88, 0.12], [0.18, 0.82]],
+                [[0.8, 0.2], [0.15, 0.85]],
             ],
         },
-        design=crowd(160, 4, 2),
+        design=crowd(160, 5, 2),
         bind=lambda labels, annotations: (annotations.with_labels(labels),),
         plate="task",
         latents=True,
-        options=TRACED,
+        options={"nuts": {"jit": True, "draws": 150}},
     ),
     Config(
         name="two-bells",
@@ -485,6 +487,8 @@ CONFIGS = [
         truth={"ceiling": 2.5, "level": 1.0},
         sizes={"n": 60},
         plate="measurement",
+        # Automatic guides have one support for good.
+        unfit=frozenset({"svi"}),
     ),
 ]
 
@@ -519,24 +523,64 @@ CASES = [
 ]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = metafunc.fixturenames
-    if "case" in names:
-        metafunc.parametrize("case", CASES, ids=str)
-    if "config" in names:
-        metafunc.parametrize("config", CONFIGS, ids=lambda config: config.name)
-    if "batch_config" in names:
-        batched = [config for config in CONFIGS if config.plate is not None]
-        metafunc.parametrize("batch_config", batched, ids=lambda config: config.name)
-    if "latent_config" in names:
-        latent = [config for config in CONFIGS if config.latents]
-        metafunc.parametrize("latent_config", latent, ids=lambda config: config.name)
-    if "engine" in names:
-        chosen = [by for by in ENGINES if by.available]
-        for flag in ("searches", "keeps_params", "watched"):
-            if metafunc.definition.get_closest_marker(flag) is not None:
-                chosen = [by for by in chosen if getattr(by, flag)]
-        metafunc.parametrize("engine", chosen, ids=lambda by: by.name)
+# -- what tests ask for --------------------------------------------------------------------------
+
+
+def named(thing: Config | EngineCase) -> str:
+    return thing.name
+
+
+def engines(flag: str) -> list[EngineCase]:
+    """The engines that can be had here and say yes to ``flag``."""
+    return [by for by in ENGINES if by.available and getattr(by, flag)]
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Any:
+    """Every program with every engine that can fit it."""
+    return request.param
+
+
+@pytest.fixture(params=CONFIGS, ids=named)
+def config(request: pytest.FixtureRequest) -> Any:
+    """Every program."""
+    return request.param
+
+
+@pytest.fixture(params=[config for config in CONFIGS if config.latents], ids=named)
+def latent_config(request: pytest.FixtureRequest) -> Any:
+    """Every program with discrete latents."""
+    return request.param
+
+
+@pytest.fixture(params=[config for config in CONFIGS if config.plate is not None], ids=named)
+def batch_config(request: pytest.FixtureRequest) -> Any:
+    """Every program that can be subsampled."""
+    return request.param
+
+
+@pytest.fixture(params=engines("available"), ids=named)
+def engine(request: pytest.FixtureRequest) -> Any:
+    """Every engine."""
+    return request.param
+
+
+@pytest.fixture(params=engines("searches"), ids=named)
+def searching_engine(request: pytest.FixtureRequest) -> Any:
+    """Every engine that climbs to an optimum."""
+    return request.param
+
+
+@pytest.fixture(params=engines("watched"), ids=named)
+def watched_engine(request: pytest.FixtureRequest) -> Any:
+    """Every engine that calls a callback."""
+    return request.param
+
+
+@pytest.fixture(params=engines("keeps_params"), ids=named)
+def param_engine(request: pytest.FixtureRequest) -> Any:
+    """Every engine that fits parameters without a prior."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -105,8 +105,7 @@ def tables(
 ) -> dict[str, pd.DataFrame]:
     """The rows of `compare` by site."""
     check_fits(fits)
-    if not 0 < interval < 1:
-        raise FitError(f"interval must be a probability between 0 and 1, got {interval!r}")
+    check_interval(interval)
     reference = choose_reference(fits, reference)
     arrays = _common(fits, sites)
     errors = {
@@ -139,6 +138,13 @@ def tables(
             f"select names {', '.join(map(repr, sorted(unused)))}, which no site has as a dimension"
         )
     return found
+
+
+def check_interval(interval: Any) -> None:
+    """Raise a `FitError` unless ``interval`` is a probability that an interval can have."""
+    number = isinstance(interval, int | float | np.floating)
+    if not number or not 0 < interval < 1:
+        raise FitError(f"interval must be a probability between 0 and 1, got {interval!r}")
 
 
 def check_fits(fits: Any) -> None:

@@ -153,7 +153,7 @@ class Dimensions:
         Raises
         ------
         FitError
-            If the labels given for the dimension are not ``length`` many.
+            If the labels given for the dimension are not a sequence of ``length`` different ones.
         """
         if dim in SAMPLE_DIMS:
             return np.arange(length)
@@ -164,14 +164,30 @@ class Dimensions:
         ):
             if base in given:
                 self.used.add(base)
+                if isinstance(given[base], str) or not isinstance(given[base], Iterable):
+                    raise FitError(
+                        f"{source}: the labels of dimension '{base}' must be a sequence of "
+                        f"{length}, got {given[base]!r}"
+                    )
                 found = as_labels(given[base])
                 if len(found) != length:
                     raise FitError(
                         f"{source} gives {len(found)} labels for dimension '{base}', which has "
                         f"length {length} in site '{site}'"
                     )
+                self._check_distinct(found, base, source)
                 return found
         return np.arange(length)
+
+    @staticmethod
+    def _check_distinct(labels: np.ndarray, dim: str, source: str) -> None:
+        # ArviZ's tables and the choice of elements find an entry by its label.
+        values, counts = np.unique(labels, return_counts=True)
+        if len(values) < len(labels):
+            raise FitError(
+                f"{source} gives the label {values[counts > 1][0].item()!r} to several entries of "
+                f"dimension '{dim}'; labels must differ"
+            )
 
     def check_used(self) -> None:
         """Raise a `FitError` if ``coords`` named a dimension that no array has."""

@@ -54,7 +54,7 @@ def save(fit: Fit, path: str | PathLike[str], *, log_likelihood: bool = True) ->
     Raises
     ------
     FitError
-        If the folder does not exist or ``path`` is a folder.
+        If the folder does not exist or cannot be written to, or ``path`` is a folder.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -66,6 +66,8 @@ def save(fit: Fit, path: str | PathLike[str], *, log_likelihood: bool = True) ->
     try:
         tree.to_netcdf(part, engine="h5netcdf")
         os.replace(part, target)
+    except OSError as error:
+        raise FitError(f"cannot write '{target}': {error}") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -102,6 +104,10 @@ def load(path: str | PathLike[str]) -> Fit:
         raise FitError(
             f"cannot read '{source}': it is not a fit that likely wrote, or not the whole of it; "
             f"it lacks {error.args[0]!r}"
+        ) from error
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise FitError(
+            f"cannot read '{source}': what it says about the fit is damaged ({error})"
         ) from error
 
 

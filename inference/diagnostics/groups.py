@@ -68,6 +68,7 @@ def build_groups(
         If labels or names do not fit the arrays, or a loaded fit lacks the program that the
         request needs.
     """
+    _check_predictive(predictive)
     stored = _stored(fit, bool(predictive), bool(coords or dims))
     if stored is not None:
         return stored
@@ -267,10 +268,15 @@ def _observation(
     return names.of(name, array.shape[len(lead) :], batch, lead), array
 
 
+def _check_predictive(predictive: Any) -> None:
+    if not isinstance(predictive, int | np.integer) or predictive < 0:
+        raise FitError(
+            f"predictive must be True, False or a positive number of draws, got {predictive!r}"
+        )
+
+
 def _predictive(fit: Fit, names: Dimensions, program: Program, predictive: int | bool) -> Arrays:
     draws = None if predictive is True else int(predictive)
-    if draws is not None and draws < 1:
-        raise FitError(f"predictive must be True or a positive number of draws, got {predictive}")
     return {
         name: _observation(names, program, name, value, SAMPLE_DIMS)
         for name, value in fit.predict(draws=draws).items()

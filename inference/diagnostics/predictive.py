@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from likely.inference.diagnostics.compare import check_interval
 from likely.inference.diagnostics.groups import as_numpy
 from likely.inference.diagnostics.style import COLOURS, WIDTH, bare, panels
 from likely.inference.errors import FitError
@@ -57,8 +58,7 @@ def plot_predictive(
     """
     if kind not in ("ecdf", "histogram"):
         raise FitError(f"kind must be 'ecdf' or 'histogram', got {kind!r}")
-    if not 0 < interval < 1:
-        raise FitError(f"interval must be a probability between 0 and 1, got {interval!r}")
+    check_interval(interval)
     program = fit.bound("plot_predictive()")
     data = {n: s.value for n, s in program.sites.observed.items() if s.value is not None}
     if site is None and len(data) == 1:

@@ -236,6 +236,8 @@ class NUTS(EngineOptions):
                 )
                 lp = -float(kernel._potential_energy_last)  # type: ignore[arg-type]
                 kept.append(params["x"].detach().cpu().numpy().copy())
+                # Taken back out of a running mean, it may leave [0, 1] by rounding.
+                accept = min(max(accept, 0.0), 1.0)
                 rows.append((lp, accept, evaluations - before, float(kernel.step_size)))
                 if self.callback is not None and chain == 0:
                     step = Step(number, lp, 0, lambda p=params: coordinates.constrain(p["x"]))  # type: ignore[misc]

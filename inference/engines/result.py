@@ -13,7 +13,7 @@ import torch
 from pyro.distributions import constraints
 
 from likely.inference.engines.boundary import base_constraint
-from likely.inference.errors import ConvergenceWarning
+from likely.inference.errors import ConvergenceWarning, NonFiniteError
 from likely.inference.fit import Fit
 from likely.inference.program import Program, Values
 from likely.inference.quantities import deterministics
@@ -114,6 +114,12 @@ def finish(
     with torch.no_grad():
         density = program.density(values)
         extra = deterministics(program, values)
+        likelihood = float(density.log_likelihood)
+        if likelihood != likelihood or likelihood == float("inf"):
+            raise NonFiniteError(
+                f"{name}: the log-likelihood at the result is {likelihood}; the program's density "
+                "is not a number there"
+            )
         if draws is None:
             everything = {n: v[None, None] for n, v in (values | extra).items()}
         else:
@@ -129,7 +135,7 @@ def finish(
         options=options,
         params=values | extra,
         draws=everything,
-        log_likelihood=float(density.log_likelihood),
+        log_likelihood=likelihood,
         log_prior=float(density.log_prior),
         history=pd.DataFrame(
             {"objective": result.history},

@@ -30,7 +30,7 @@ from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.handlers import ReplaceParameters, Substitute, set_seed
 from likely.inference.optimise import settled
-from likely.inference.program import Program
+from likely.inference.program import PROGRAM_FAULTS, Program
 
 _GUIDES: dict[str, Callable[..., AutoGuide]] = {
     "normal": partial(AutoNormal, init_scale=0.1),
@@ -133,8 +133,8 @@ class SVI(SearchOptions):
             for iteration in range(self.max_iter):
                 try:
                     loss = float(stepper.step(*program.args, **program.kwargs))
-                except (ValueError, RuntimeError, KeyError) as error:
-                    if isinstance(error, ProgramError):
+                except PROGRAM_FAULTS as error:
+                    if type(error).__module__.startswith("likely."):
                         raise
                     raise ProgramError(f"svi failed in step {iteration}: {error}") from error
                 require_finite(loss, "the ELBO", iteration)
@@ -158,7 +158,7 @@ class SVI(SearchOptions):
     def _make_guide(self, program: Program, values: dict[str, torch.Tensor]) -> Any:
         if not isinstance(self.guide, str):
             # A copy is trained, so that the same engine gives the same numbers again.
-            return copy.deepcopy(self.guide)
+            return _copied(self.guide)
         moving = [name for name, unknown in program.sites.unknowns.items() if not unknown.static]
         if moving:
             raise ProgramError(
@@ -194,6 +194,21 @@ class SVI(SearchOptions):
             rows.append(row)
         draws = {name: torch.stack([row[name] for row in rows])[None] for name in names}
         return draws, torch.tensor(ratios, dtype=torch.float64)
+
+
+def _copied(guide: Callable[..., Any]) -> Callable[..., Any]:
+    """A guide with parameters of its own, for the same program."""
+    if not isinstance(guide, AutoGuide):
+        return copy.deepcopy(guide)
+    # Copying takes the program out of Pyro's guides, out of the original as well.
+    originals = [module for module in guide.modules() if isinstance(module, AutoGuide)]
+    held = [(original._model, original.master) for original in originals]
+    clone = copy.deepcopy(guide)
+    copies = [module for module in clone.modules() if isinstance(module, AutoGuide)]
+    for original, own, (model, master) in zip(originals, copies, held, strict=True):
+        original._model = own._model = model
+        original.master = master
+    return clone
 
 
 def _register_parameters(program: Program, values: dict[str, torch.Tensor]) -> None:

@@ -47,6 +47,33 @@ def column(values: Any, name: str) -> Any:
     return values
 
 
+def factorize(values: Any, name: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Codes [n], −1 for missing values, and the distinct values in order of first appearance.
+
+    Raises
+    ------
+    DataError
+        If ``values`` is not one-dimensional or holds something that cannot be an id.
+    """
+    try:
+        codes, found = pd.factorize(column(values, name))
+    except TypeError as error:
+        raise DataError(
+            f"{name}: expected hashable ids such as numbers, text or tuples; {error}"
+        ) from error
+    return np.asarray(codes, dtype=np.int64), np.asarray(found)
+
+
+def categories(values: Any) -> NDArray[Any] | None:
+    """The levels of a pandas categorical in its own order, unused ones included, else None."""
+    kind = getattr(values, "dtype", None)
+    if not isinstance(kind, pd.CategoricalDtype):
+        return None
+    levels = np.asarray(kind.categories)
+    # Negative numbers usually mark missing entries: they are for `encode` to judge.
+    return None if _negative(levels) else levels
+
+
 def encode(
     values: Any, name: str, listed: Any = None, listed_name: str = ""
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -75,15 +102,14 @@ def encode(
         For missing values, for negative numbers that ``listed`` does not hold (they usually mark
         missing entries), and for values that ``listed`` does not hold.
     """
-    codes, found = pd.factorize(column(values, name))
-    codes = np.asarray(codes, dtype=np.int64)
+    codes, found = factorize(values, name)
     missing = codes < 0
     if missing.any():
         raise DataError(
             f"{name}: {int(missing.sum())} missing value(s) (NaN or None), the first in row "
             f"{int(missing.argmax())}; drop those rows"
         )
-    labels = np.asarray(found)
+    labels = found
     if listed is None:
         negative = _negative(labels)
         if negative:
@@ -114,15 +140,15 @@ def distinct(values: Any, name: str) -> NDArray[Any]:
     DataError
         For missing or repeated values.
     """
-    codes, found = pd.factorize(column(values, name))
+    codes, found = factorize(values, name)
     if (codes < 0).any():
         raise DataError(
             f"{name}: missing value (NaN or None) in position {int((codes < 0).argmax())}"
         )
     if len(found) != len(codes):
-        repeated = np.asarray(found)[np.bincount(codes) > 1]
+        repeated = found[np.bincount(codes) > 1]
         raise DataError(f"{name}: expected distinct values, got repeated {shown(repeated)}")
-    return np.asarray(found)
+    return found
 
 
 def lookup(values: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models.crowd._ids import column, distinct, lookup, shown
+from likely.models.crowd._ids import column, distinct, factorize, lookup, shown
 
 
 def read_truth(truth: Any, tasks: NDArray[Any], classes: NDArray[Any]) -> Tensor:
@@ -51,8 +51,7 @@ def read_truth(truth: Any, tasks: NDArray[Any], classes: NDArray[Any]) -> Tensor
             raise DataError(
                 f"truth: expected {len(tasks)} entries, one per task, got {len(values)}"
             )
-    codes, found = pd.factorize(values)
-    labels = np.asarray(found)
+    codes, labels = factorize(values, "truth")
     position = lookup(labels, classes)
     foreign = (position < 0) & np.array([label != -1 for label in labels.tolist()], dtype=bool)
     if foreign.any():

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models.crowd._ids import check_index, column, distinct, encode, read_frame
+from likely.models.crowd._ids import categories, check_index, column, distinct, encode, read_frame
 from likely.models.crowd._task_data import read_features, read_truth, truth_by_task
 from likely.models.crowd.kernels import LabelCounts
 
@@ -105,7 +105,8 @@ class Annotations:
             [n_tasks, d] finite numbers in the order of ``tasks``.
         tasks, annotators, classes
             All ids, in the order wanted; they may hold ids without labels. By default those that
-            occur, sorted (numbers as numbers), or by first appearance where ids do not compare.
+            occur, sorted (numbers as numbers), or by first appearance where ids do not compare; for
+            ``classes``, the levels of a categorical ``label`` in their own order.
 
         Raises
         ------
@@ -120,6 +121,8 @@ class Annotations:
         if label is not None:
             label = column(label, "label")
             lengths["label"] = len(label)
+            if classes is None:
+                classes = categories(label)
         if len(set(lengths.values())) > 1:
             raise DataError(f"task, annotator, label: expected equal lengths, got {lengths}")
         if 0 in lengths.values():
@@ -238,9 +241,25 @@ class Annotations:
         Parameters
         ----------
         index
-            int64 [m]: positions of tasks.
+            int64 [m]: positions of tasks; or bool [n_tasks]: whether a task is taken.
+
+        Raises
+        ------
+        DataError
+            For positions out of range, and for a mask of another length.
         """
         index = torch.as_tensor(index, device=self.task.device)
+        if index.dtype == torch.bool:
+            if index.shape != (self.n_tasks,):
+                raise DataError(
+                    f"index: expected a mask of shape [{self.n_tasks}], got {list(index.shape)}"
+                )
+            index = index.nonzero().squeeze(-1)
+        elif not index.dtype.is_floating_point or index.numel() == 0:
+            index = index.long()
+        if index.dim() != 1:
+            raise DataError(f"index: expected one dimension, got shape {list(index.shape)}")
+        check_index(index, "index", len(index), self.n_tasks, lowest=0)
         order, start, size = self._rows_by_task
         taken = size[index]
         first = torch.repeat_interleave(start[index] - taken.cumsum(0) + taken, taken)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from likely.envs import DataError
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.distributions import RaggedLabels
+
+# Shapes that an argument may have, with their names; -1 is any length.
+_Shapes = Sequence[tuple[tuple[int, ...], str]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,7 @@ class DawidSkene:
     n_classes
         Number of classes K ≥ 2, true and reported.
     prevalence_prior
-        Dirichlet concentration: a positive number or [K].
+        Dirichlet concentration: a positive number or [K], as a tensor, array or list.
     confusion_prior
         Dirichlet concentrations of confusion rows: a positive number, [K, K] or [L, K, K]. By
         default 3 + 1/K on the diagonal and 1 + 1/K off it. The weak belief that annotators are
@@ -42,7 +46,8 @@ class DawidSkene:
     Raises
     ------
     DataError
-        For a size or prior out of range; when called, for annotations of another size.
+        For a size or prior out of range; when called, for annotations of another size or
+        something else than `Annotations`.
 
     Notes
     -----
@@ -73,12 +78,13 @@ class DawidSkene:
         k = self.n_classes
         if not isinstance(k, Integral) or k < 2:
             raise DataError(f"n_classes: expected an integer of at least 2, got {k!r}")
-        _check_prior(
-            self.prevalence_prior, "prevalence_prior", (((), "a number"), ((k,), f"[{k}]"))
-        )
+        shapes: _Shapes = (((), "a number"), ((k,), f"[{k}]"))
+        prior = _checked_prior(self.prevalence_prior, "prevalence_prior", shapes)
+        object.__setattr__(self, "prevalence_prior", prior)
         shapes = (((), "a number"), ((k, k), f"[{k}, {k}]"), ((-1, k, k), f"[L, {k}, {k}]"))
         if self.confusion_prior is not None:
-            _check_prior(self.confusion_prior, "confusion_prior", shapes)
+            prior = _checked_prior(self.confusion_prior, "confusion_prior", shapes)
+            object.__setattr__(self, "confusion_prior", prior)
 
     def __call__(self, annotations: Annotations) -> Tensor:
         """Run the program; labels that ``annotations`` lack are simulated.
@@ -147,6 +153,7 @@ class DawidSkene:
 
     def coords(self, annotations: Annotations) -> dict[str, Sequence[Any]]:
         """Labels of every named dimension: the user's own ids."""
+        self._check(annotations)
         return {
             "task": annotations.tasks.tolist(),
             "annotator": annotations.annotators.tolist(),
@@ -172,7 +179,12 @@ class DawidSkene:
             return prevalence, 1 + 1 / k + 2 * torch.eye(k, **options)
         return prevalence, filled(self.confusion_prior, k, k)
 
-    def _check(self, annotations: Annotations) -> None:
+    def _check(self, annotations: Any) -> None:
+        if not isinstance(annotations, Annotations):
+            raise DataError(
+                f"annotations: expected Annotations, got {type(annotations).__name__}; make them "
+                "with Annotations.from_frame or Annotations.from_arrays"
+            )
         if annotations.n_classes != self.n_classes:
             raise DataError(
                 f"annotations: expected {self.n_classes} classes, got {annotations.n_classes}; if "
@@ -195,8 +207,12 @@ class DawidSkene:
             )
 
 
-def _check_prior(value: Any, name: str, shapes: Sequence[tuple[tuple[int, ...], str]]) -> None:
-    prior = torch.as_tensor(value)
+def _checked_prior(value: Any, name: str, shapes: _Shapes) -> float | Tensor:
+    """A prior's concentrations as a number or a tensor."""
+    try:
+        prior = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value, float))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: expected numbers, got {value!r}; {error}") from error
     fits = any(
         len(shape) == prior.dim()
         and all(a in (-1, b) for a, b in zip(shape, prior.shape, strict=True))
@@ -207,3 +223,4 @@ def _check_prior(value: Any, name: str, shapes: Sequence[tuple[tuple[int, ...], 
         raise DataError(f"{name}: expected {expected}, got shape {list(prior.shape)}")
     if not bool(((prior > 0) & torch.isfinite(prior)).all()):
         raise DataError(f"{name}: expected positive finite concentrations, got {value}")
+    return prior if prior.dim() else float(prior)

@@ -52,6 +52,12 @@ class RaggedLabels(TorchDistribution):
     tensor([0.6400, 0.9000])
     """
 
+    # What an engine says of a site that lacks its data.
+    missing_hint: ClassVar[str] = (
+        "The annotations are a design without labels: give them the labels with "
+        "annotations.with_labels(label), or build them with label="
+    )
+
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "confusion": constraints.independent(constraints.simplex, 2),
         "truth": constraints.nonnegative_integer,

@@ -247,7 +247,7 @@ def test_values_are_looked_at_only_while_pyro_validates() -> None:
     ],
 )
 def test_wrong_options_are_refused(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         make()
 
 
@@ -271,6 +271,11 @@ def test_row_labels_can_be_written_to_a_file() -> None:
     nested = pd.MultiIndex.from_product([["a"], [1, 2]])
     assert row_labels(pd.Series([1, 2], index=nested)) == {}
     assert row_labels([1, 2]) == {}
+
+
+def test_labels_that_repeat_name_nothing() -> None:
+    assert row_labels(pd.Series([1, 2, 3], index=["a", "b", "a"])) == {}
+    assert column_labels(pd.DataFrame([[1, 2]], columns=["a", "a"])) == range(2)
 
 
 def test_column_labels() -> None:

@@ -564,5 +564,5 @@ def test_wrong_data_is_refused(
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         GaussianMixture(**{"n_components": 3, **options})

@@ -274,10 +274,10 @@ def test_logistic_outcomes_are_binary() -> None:
     ],
 )
 def test_wrong_options_are_refused(program: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         type(program)(**options)
 
 
 def test_noise_prior_is_checked() -> None:
-    with pytest.raises(ValueError, match="scale_scale must be a positive finite number, got -1"):
+    with pytest.raises(DataError, match="scale_scale must be a positive finite number, got -1"):
         LinearRegression(scale_scale=-1)

@@ -111,6 +111,9 @@ def test_errors(em: Fit, sampled: Fit, mle_line: Fit, crowd: Any, answers: torch
         compare({"EM": em, "line": mle_line})
     with pytest.raises(FitError, match=r"interval must be a probability.*got 94"):
         compare({"EM": em, "NUTS": sampled}, interval=94)
+    for interval in ("a", None, [0.5], float("nan")):
+        with pytest.raises(FitError, match=r"interval must be a probability.*got"):
+            compare({"EM": em, "NUTS": sampled}, interval=interval)  # type: ignore[arg-type]
     with pytest.raises(FitError, match="reference 'EM' is a point fit"):
         compare({"EM": em, "NUTS": sampled}, reference="EM")
     with pytest.raises(FitError, match="reference 'SVI' is not among fits: 'EM', 'NUTS'"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,38 @@ def test_no_half_written_file(em: Fit, tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError("no space left on device")
 
     monkeypatch.setattr(xr.DataTree, "to_netcdf", fails)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(FitError, match=r"cannot write .*no space left"):
         em.save(target)
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["fit.nc"]
+
+
+def test_a_place_that_cannot_be_written(
+    em: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: xr.DataTree, path: Path, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(xr.DataTree, "to_netcdf", fails)
+    with pytest.raises(FitError, match=r"cannot write '.*fit\.nc'.*Permission denied"):
+        em.save(tmp_path / "fit.nc")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("float64", "float640"),
+        lambda text: "[1, 2]",
+        lambda text: text.replace('"params": [', '"params": ["more", '),
+    ],
+)
+def test_a_damaged_record(em: Fit, tmp_path: Path, damage: Callable[[str], str]) -> None:
+    em.save(tmp_path / "fit.nc")
+    with xr.open_datatree(tmp_path / "fit.nc", engine="h5netcdf") as tree:
+        tree.load()
+    text = damage(tree["fit"]["record"].item())
+    tree["fit"]["record"] = xr.DataArray(text)
+    tree.to_netcdf(tmp_path / "damaged.nc", engine="h5netcdf")
+    with pytest.raises(FitError, match=r"damaged\.nc': what it says about the fit is damaged"):
+        Fit.load(tmp_path / "damaged.nc")

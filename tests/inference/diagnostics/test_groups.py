@@ -67,8 +67,9 @@ def test_predictive_on_request(em: Fit, laplace: Fit) -> None:
     assert answer.shape == (1, 5, 2, 40)
     np.testing.assert_array_equal(answer, em.predict(draws=5)["answer"])
     assert build_groups(laplace, predictive=True)["posterior_predictive"].sizes["draw"] == 200
-    with pytest.raises(FitError, match=r"predictive must be True or a positive number.*-3"):
-        build_groups(em, predictive=-3)
+    for wrong in (-3, 2.5, "a", None):
+        with pytest.raises(FitError, match=rf"predictive must be True, False or .*{wrong}"):
+            build_groups(em, predictive=wrong)  # type: ignore[arg-type]
 
 
 def test_default_names(mle_line: Fit) -> None:
@@ -96,6 +97,9 @@ def test_dims_and_coords_arguments(mle_line: Fit) -> None:
         ({"dims": ["term"]}, "dims must be a mapping, got list"),
         ({"coords": ["a", "b"]}, "coords must be a mapping, got list"),
         ({"coords": {"point": [1, 2]}}, "coords gives 2 labels for dimension 'point'.*length 30"),
+        ({"coords": {"point": 5}}, "labels of dimension 'point' must be a sequence of 30, got 5"),
+        ({"coords": {"point": "a" * 30}}, "labels of dimension 'point' must be a sequence of 30"),
+        ({"coords": {"point": [*range(29), 0]}}, "gives the label 0 to several entries of .*'poi"),
         ({"coords": {"pint": range(30)}}, "coords names 'pint', which is no dimension"),
         (
             {"dims": {"coefficients": ["same"], "y": ["same"]}},
@@ -129,7 +133,7 @@ def test_wrong_labels_of_the_program(crowd: object, answers: torch.Tensor) -> No
 
 def test_axes_of_one_array_have_different_names() -> None:
     def program(x: torch.Tensor) -> None:
-        table = pyro.sample("table", dist.Dirichlet(torch.ones(3, 3)).to_event(1))
+        table = pyro.sample("table", dist.Dirichlet(torch.full((3, 3), 2.0)).to_event(1))
         pyro.sample("x", dist.Multinomial(20, table[0], validate_args=False), obs=x)
 
     program.dims = {"table": ("class", "class")}  # type: ignore[attr-defined]

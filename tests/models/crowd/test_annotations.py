@@ -86,6 +86,15 @@ def test_negative_classes_are_taken_when_listed():
         ),
         (([0, 1], [0, 0], [0, 1]), {"classes": [0, None]}, "classes: missing value.*position 1"),
         (([[0], [1]], [0, 0], np.zeros((2, 1))), {}, "label: expected one dimension"),
+        (([[0], [1]], [0, 0], [0, 1]), {}, "task: expected hashable ids.*list"),
+        (([0, 1], [{}, {}], [0, 1]), {}, "annotator: expected hashable ids.*dict"),
+        (([0, 1], [0, 0], [0, 1]), {"classes": [[0], [1]]}, "classes: expected hashable ids"),
+        (([0, 1], [0, 0], [0, 1]), {"truth": [[0], [1]]}, "truth: expected hashable ids"),
+        (
+            ([0, 1], [0, 0], pd.Categorical([0, -1])),
+            {},
+            r"label: negative id\(s\) \[-1\].*classes=",
+        ),
         (("ab", [0, 0], [0, 1]), {}, "task: expected a one-dimensional array.*'ab'"),
         ((0, [0, 0], [0, 1]), {}, "task: expected a one-dimensional array"),
         (([0, 1], [0, 0], None), {}, "classes: expected the list of classes"),
@@ -233,6 +242,49 @@ def test_subset_keeps_the_rows_of_its_tasks_in_order():
     assert b.truth.tolist() == [1, -1, 0]
     full = a.label_counts.rows.toarray()
     np.testing.assert_array_equal(b.label_counts.rows.toarray(), full[[2, 3, 0]])
+
+
+def test_subset_takes_a_mask_and_any_integers():
+    a = crowd()
+    expected = a.subset(torch.tensor([0, 2]))
+    for index in (torch.tensor([True, False, True]), [0, 2], np.array([0, 2], dtype=np.int32)):
+        b = a.subset(index)
+        assert b.tasks.tolist() == ["a", "c"]
+        assert torch.equal(b.task, expected.task)
+        assert torch.equal(b.label, expected.label)
+    assert a.subset([]).n_tasks == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ([0, 3], "index: expected indices from 0 to 2, got 0 to 3"),
+        ([-1], "index: expected indices from 0 to 2, got -1"),
+        ([True, False], r"index: expected a mask of shape \[3\], got \[2\]"),
+        ([[0]], r"index: expected one dimension, got shape \[1, 1\]"),
+        (1, r"index: expected one dimension, got shape \[\]"),
+        ([0.5], "index: expected int64"),
+    ],
+)
+def test_subset_names_a_wrong_index(index, message):
+    with pytest.raises(DataError, match=message):
+        crowd().subset(index)
+
+
+def test_a_categorical_keeps_its_order_and_its_unused_levels():
+    levels = ["severe", "mild", "none"]
+    label = pd.Categorical(["mild", "severe"], categories=levels)
+    frame = pd.DataFrame({"task": [0, 1], "annotator": [0, 0], "label": label})
+    for a in (
+        Annotations.from_arrays([0, 1], [0, 0], label, truth=["none", "mild"]),
+        Annotations.from_frame(frame, truth={0: "none", 1: "mild"}),
+        Annotations.from_arrays([0, 1], [0, 0], pd.CategoricalIndex(label), truth=["none", "mild"]),
+    ):
+        assert a.classes.tolist() == levels
+        assert a.label.tolist() == [1, 0]
+        assert a.truth.tolist() == [2, 1]
+    listed = Annotations.from_frame(frame, classes=["mild", "severe"])
+    assert listed.classes.tolist() == ["mild", "severe"]
 
 
 def test_subset_of_tasks_without_labels_has_no_rows():

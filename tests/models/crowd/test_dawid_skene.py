@@ -17,6 +17,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from scipy.special import logsumexp
 
 from likely.envs import DataError
+from likely.inference import MAP
 from likely.models import Annotations, DawidSkene
 
 ROOT = Path(__file__).parents[3]
@@ -390,11 +391,16 @@ def test_priors():
         (full[0].float(), full[0].float().double().expand(4, 3, 3)),
         (full, full),
     ):
-        program = DawidSkene(3, torch.tensor([1.0, 2.0, 3.0]), prior)
-        trace = poutine.trace(program).get_trace(crowd)
-        torch.testing.assert_close(trace.nodes["confusion"]["fn"].base_dist.concentration, expected)
-        assert trace.nodes["prevalence"]["fn"].concentration.tolist() == [1, 2, 3]
-        assert trace.nodes["confusion"]["value"].shape == (4, 3, 3)
+        prevalence = (torch.tensor([1.0, 2.0, 3.0]), [1, 2, 3], np.array([1.0, 2.0, 3.0]))
+        if isinstance(prior, torch.Tensor):
+            prior = (prior, prior.numpy(), prior.tolist())
+        given = zip(prevalence, prior if isinstance(prior, tuple) else [prior] * 3, strict=True)
+        for concentration, own in given:
+            program = DawidSkene(3, concentration, own)
+            nodes = poutine.trace(program).get_trace(crowd).nodes
+            torch.testing.assert_close(nodes["confusion"]["fn"].base_dist.concentration, expected)
+            assert nodes["prevalence"]["fn"].concentration.tolist() == [1, 2, 3]
+            assert nodes["confusion"]["value"].shape == (4, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +410,9 @@ def test_priors():
         ((2.0,), "n_classes: expected an integer"),
         ((3, 0.0), "prevalence_prior: expected positive"),
         ((3, torch.ones(2)), r"prevalence_prior: expected a number or \[3\], got shape \[2\]"),
+        ((3, "a"), "prevalence_prior: expected numbers, got 'a'"),
+        ((3, [1.0, 2.0]), r"prevalence_prior: expected a number or \[3\], got shape \[2\]"),
+        ((3, [[1.0], [1.0, 2.0]]), "prevalence_prior: expected numbers"),
         ((3, 1.0, torch.ones(3)), r"confusion_prior: expected a number or \[3, 3\] or \[L, 3, 3\]"),
         ((3, 1.0, -torch.ones(3, 3)), "confusion_prior: expected positive"),
         ((3, 1.0, float("nan")), "confusion_prior: expected positive"),
@@ -419,3 +428,21 @@ def test_annotations_of_another_size_are_refused():
         DawidSkene(4)(small())
     with pytest.raises(DataError, match="expected 2 annotators, as confusion_prior has, got 4"):
         DawidSkene(3, 1.0, torch.ones(2, 3, 3))(small())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pd.DataFrame({"task": [0], "annotator": [0], "label": [1]}),
+        np.zeros((3, 3)),
+        torch.zeros(3, 3),
+        None,
+    ],
+)
+def test_what_is_not_annotations_is_refused(data):
+    program = DawidSkene(2)
+    for call in (program, program.initial, program.coords):
+        with pytest.raises(DataError, match=r"expected Annotations, got .*Annotations\.from_frame"):
+            call(data)
+    with pytest.raises(DataError, match=r"expected Annotations, got"):
+        MAP().fit(program, data)
