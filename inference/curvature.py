@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
+
+# So few rows are taken in one vectorised pass.
+_BATCHED = 16
 
 
 def hessian(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -13,15 +17,34 @@ def hessian(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
     with torch.enable_grad():
         value = function(x)
         (gradient,) = torch.autograd.grad(value, x, create_graph=True)
-        rows = []
-        for component in gradient:
-            if not component.requires_grad:  # linear in everything: no curvature
-                rows.append(torch.zeros_like(x))
-                continue
-            (row,) = torch.autograd.grad(component, x, retain_graph=True, allow_unused=True)
-            rows.append(torch.zeros_like(x) if row is None else row)
-    matrix = torch.stack(rows).detach()
+        rows = _batched(gradient, x) if x.numel() <= _BATCHED else None
+        if rows is None:
+            rows = torch.stack([_row(component, x) for component in gradient.unbind()])
+    matrix = rows.detach()
     return 0.5 * (matrix + matrix.T)
+
+
+def _row(component: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    if not component.requires_grad:  # linear in everything: no curvature
+        return torch.zeros_like(x)
+    (row,) = torch.autograd.grad(component, x, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(x) if row is None else row
+
+
+def _batched(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+    """All rows at once, or None where an operation cannot be vectorised."""
+    if not gradient.requires_grad:
+        return None
+    directions = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a slow fallback of torch's is no gain
+            (rows,) = torch.autograd.grad(
+                gradient, x, directions, retain_graph=True, is_grads_batched=True
+            )
+    except (RuntimeError, NotImplementedError, Warning):
+        return None
+    return rows
 
 
 # Most coordinates for which a Hessian is worth its rows.

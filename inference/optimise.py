@@ -14,6 +14,9 @@ OptimizerFactory = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 _GRADIENT_FLOOR = 1e-12
 # Evaluations that one line search may take.
 _LINE_SEARCH = 40
+# Relative change of the value at which Newton's method takes over a small problem, and how small.
+_HAND_OVER = 1e-7
+_FEW = 16
 # A gradient above this, relative to the objective, is no optimum however little the value changes.
 _FLAT = 1e-4
 
@@ -33,6 +36,7 @@ class Minimum:
     blocked: bool = False
     stopped: bool = False
     matrix: torch.Tensor | None = None
+    gradient: torch.Tensor | None = None
 
 
 Curvature = Callable[[torch.Tensor], torch.Tensor | None]
@@ -125,6 +129,8 @@ def _lbfgs(
 ) -> Minimum:
     """L-BFGS alone; a search whose end is checked afterwards may stop one iteration sooner."""
     cached = _Cached(function)
+    # Newton's last steps are cheaper than those of L-BFGS where a Hessian has few rows.
+    enough = max(tol, _HAND_OVER) if checked and start.numel() <= _FEW else tol
     x = start.detach().clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [x],
@@ -172,9 +178,9 @@ def _lbfgs(
         cached.anchor = (x.detach().clone(), value)
         if step(value, x.detach()):
             return Minimum(x.detach(), value, False, iteration, stopped=True)
-        still = still + 1 if previous - value <= tol * max(1.0, abs(value)) else 0
+        still = still + 1 if previous - value <= enough * max(1.0, abs(value)) else 0
         if still >= (1 if checked else 2) and _is_flat(value, gradient):
-            return Minimum(x.detach(), value, True, iteration)
+            return Minimum(x.detach(), value, True, iteration, gradient=gradient)
     return Minimum(x.detach(), value, False, max_iter, cached.blocked)
 
 
@@ -191,12 +197,13 @@ def _newton(
     Directions of negative curvature are followed downhill with the size of their curvature
     (saddle-free Newton; Dauphin et al. 2014).
     """
-    x, value = found.x, found.value
+    x, value, gradient = found.x, found.value, found.gradient
     for iteration in range(found.n_iter, max_iter + 1):
         matrix = curvature(x)
         if matrix is None or not bool(torch.isfinite(matrix).all()):
             return replace(found, x=x, value=value, n_iter=iteration)
-        value, gradient = function(x)
+        if gradient is None:
+            value, gradient = function(x)
         direction, decrement = newton_direction(matrix, gradient)
         noise = 10.0 * torch.finfo(x.dtype).eps
         if decrement <= max(10.0 * tol, noise) * max(1.0, abs(value)):
@@ -210,13 +217,13 @@ def _newton(
         size, better = 1.0, False
         while size > 1e-10 and not better:
             candidate = x + size * direction
-            reached = function(candidate)[0]
+            reached, slope = function(candidate)
             better = reached < value - 1e-4 * size * decrement
             size *= 0.5
         if not better:
             # Rounding hides what is left, if it is that little; otherwise this is no optimum.
             return Minimum(x, value, decrement <= 1e-6 * max(1.0, abs(value)), iteration)
-        x, value = candidate, reached
+        x, value, gradient = candidate, reached, slope
         if step(value, x):
             return Minimum(x, value, False, iteration + 1, stopped=True)
     return Minimum(x, value, False, max_iter)

@@ -73,6 +73,8 @@ def flat_unknowns(
     untouched = curve.abs() == 0
     wide = (curve > 0) & (spread > _WIDE * x.abs().clamp_min(1.0))
     flat = untouched.clone()
+    if not bool(wide.any()):
+        return [name for name, own in coordinates.slices.items() if bool(flat[own].any())]
     with torch.no_grad():
         here = float(loss(x))
         for index in torch.nonzero(wide)[:_MOST, 0].tolist():

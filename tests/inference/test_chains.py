@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -148,6 +149,31 @@ def test_a_chain_that_was_interrupted_ends_the_run_and_is_kept():
     assert asked == [0, 1]
     assert [len(chain.draws) for chain in found] == [6, 6]
     assert any(chain.interrupted for chain in found)
+
+
+def test_ctrl_c_brings_back_what_processes_have_drawn(tmp_path):
+    def endless(chain, report):
+        draws = 0
+        try:
+            while True:
+                draws += 1
+                if draws == 20:
+                    (tmp_path / f"{chain}").touch()
+                time.sleep(0.005)
+        except KeyboardInterrupt:
+            return Chain(np.full((draws, 1), float(chain)), {}, interrupted=True)
+
+    def press():
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        os.kill(HERE, signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    found = run(endless, chains=3, cores=2)  # the third never starts
+    presser.join()
+    assert [chain.draws[0, 0] for chain in found] == [0.0, 1.0]
+    assert all(chain.interrupted and len(chain.draws) >= 20 for chain in found)
 
 
 def test_big_results_come_back_whole():

@@ -202,11 +202,12 @@ def test_the_same_seed_gives_the_same_bits(engine: Any) -> None:
 def test_another_seed_gives_other_numbers_where_chance_plays(engine: Any) -> None:
     first = quick(engine, seed=1).fit(measured, X)
     second = quick(engine, seed=2).fit(measured, X)
-    assert same(first, second) is False
-    if not engine.stochastic:
-        # Another start, the same optimum.
-        for name, value in first.params.items():
-            torch.testing.assert_close(value, second.params[name], rtol=1e-3, atol=1e-3)
+    if engine.stochastic:
+        assert all(bool((first.draws[n] != second.draws[n]).any()) for n in first.draws)
+        return
+    # Another start, the same optimum.
+    for name, value in first.params.items():
+        torch.testing.assert_close(value, second.params[name], rtol=1e-3, atol=1e-3)
 
 
 @contextmanager
@@ -489,13 +490,23 @@ def test_an_objective_that_stops_being_a_number_raises(made: Any) -> None:
         replace(made, init={**NEAR, "edge": 0.2}).fit(cliff, X)
 
 
-def test_divergences_are_never_silent() -> None:
-    made = NUTS(draws=40, warmup=40, chains=1, init={**NEAR, "edge": 0.2})
-    with pytest.warns(ConvergenceWarning, match="draws diverged"):
-        found = made.fit(cliff, X)
+def funnel(y: Any) -> None:
+    """Neal's funnel: no step size suits both its mouth and its neck."""
+    depth = pyro.sample("depth", dist.Normal(0.0, 3.0))
+    with pyro.plate("dimension", 9):
+        pyro.sample("across", dist.Normal(0.0, (depth / 2).exp()))
+    pyro.sample("y", dist.Normal(depth, 100.0), obs=y)
+
+
+@pytest.mark.parametrize("backend", ["pyro", "nutpie"])
+def test_divergences_are_never_silent(backend: str) -> None:
+    if backend == "nutpie":
+        pytest.importorskip("nutpie")
+    made = NUTS(draws=150, warmup=100, chains=1, backend=backend)
+    with pytest.warns(ConvergenceWarning, match="of 150 draws diverged"):
+        found = made.fit(funnel, torch.tensor(0.0))
     assert found.converged is False
-    assert found.diagnostics["divergences"] > 0
-    assert int(found.sample_stats["diverging"].sum()) == found.diagnostics["divergences"]
+    assert found.diagnostics["divergences"] == int(found.sample_stats["diverging"].sum()) > 0
 
 
 def test_a_likelihood_without_a_bound_is_refused() -> None:

@@ -138,7 +138,7 @@ def test_axes_of_one_array_have_different_names() -> None:
 
     program.dims = {"table": ("class", "class")}  # type: ignore[attr-defined]
     program.coords = {"class": CLASSES}  # type: ignore[attr-defined]
-    fit = MLE().fit(program, torch.tensor([3.0, 9.0, 8.0]))
+    fit = MAP().fit(program, torch.tensor([3.0, 9.0, 8.0]))
     table = build_groups(fit)["posterior"]["table"]
     assert table.dims == ("chain", "draw", "class", "class_2")
     assert list(table["class_2"].values) == CLASSES
