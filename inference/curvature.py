@@ -13,6 +13,8 @@ _BATCHED = 16
 
 def hessian(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Hessian [n, n] of a scalar function at ``x`` [n], by differentiating twice."""
+    if x.numel() == 0:
+        return x.new_zeros(0, 0)
     x = x.detach().clone().requires_grad_(True)
     with torch.enable_grad():
         value = function(x)

@@ -64,8 +64,14 @@ class _Charts:
         """Selection [unconstrained numel, free] of the elements that are not on a boundary."""
         unknown = self.program.sites.unknowns[name]
         centre = unknown.transform.inv(self.values[name])
-        keep = torch.isfinite(centre).reshape(-1)
+        keep = self._inside(name, centre).reshape(-1)
         return torch.eye(centre.numel(), dtype=centre.dtype, device=centre.device)[:, keep]
+
+    def _inside(self, name: str, centre: torch.Tensor) -> torch.Tensor:
+        """Mask of the unconstrained elements that are not on a boundary."""
+        mask = torch.isfinite(centre)
+        # Some transforms stop short of infinity.
+        return mask & ~self.boundary[name] if mask.shape == self.boundary[name].shape else mask
 
     def at(self, t: torch.Tensor) -> dict[str, torch.Tensor]:
         """Constrained values at chart coordinates ``t`` [size]; zero is the point itself."""
@@ -76,11 +82,11 @@ class _Charts:
                 found[name] = value + move.reshape(value.shape)
                 continue
             centre = unknown.transform.inv(value)
-            finite = torch.isfinite(centre)
-            centre = torch.where(finite, centre, torch.zeros_like(centre))
+            inside = self._inside(name, centre)
+            centre = torch.where(inside, centre, torch.zeros_like(centre))
             moved = unknown.transform(centre + move.reshape(centre.shape))
-            if moved.shape == finite.shape:
-                moved = torch.where(finite, moved, value)
+            if moved.shape == inside.shape:
+                moved = torch.where(inside, moved, value)
             found[name] = moved
         return found
 

@@ -204,8 +204,9 @@ def _newton(
             return replace(found, x=x, value=value, n_iter=iteration)
         if gradient is None:
             value, gradient = function(x)
-        direction, decrement = newton_direction(matrix, gradient)
-        noise = 10.0 * torch.finfo(x.dtype).eps
+        eps = torch.finfo(x.dtype).eps
+        noise = 10.0 * eps
+        direction, decrement = newton_direction(matrix, gradient, 0.1 * eps * max(1.0, abs(value)))
         if decrement <= max(10.0 * tol, noise) * max(1.0, abs(value)):
             # The last step is already paid for, and doubles the digits.
             reached = function(x + direction)[0]
@@ -229,10 +230,13 @@ def _newton(
     return Minimum(x, value, False, max_iter)
 
 
-def newton_direction(matrix: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, float]:
+def newton_direction(
+    matrix: torch.Tensor, gradient: torch.Tensor, least: float = 0.0
+) -> tuple[torch.Tensor, float]:
     """Newton direction [n] and decrement ½ gᵀ|H|⁻¹g, whatever the units of the coordinates.
 
-    Directions without curvature are left out: nothing says how far to go there.
+    Directions without curvature are left out, nothing says how far to go there; so are those that
+    would gain less than ``least``.
     """
     scale = matrix.diagonal().abs()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale)).rsqrt()
@@ -240,7 +244,8 @@ def newton_direction(matrix: torch.Tensor, gradient: torch.Tensor) -> tuple[torc
     slope = vectors.T @ (scale * gradient)
     size = values.abs()
     size = torch.where(size > 1e-13 * max(len(size), 1), size, torch.full_like(size, float("inf")))
-    along = slope / size
+    # Below rounding of the value there is nothing to gain, only somewhere to drift.
+    along = torch.where(slope.square() > 2.0 * least * size, slope / size, torch.zeros_like(slope))
     return -scale * (vectors @ along), 0.5 * float((slope * along).sum())
 
 

@@ -204,6 +204,9 @@ def _classify_sample(sites: Sites, name: str, node: Mapping[str, Any]) -> None:
             dims = plate_dims(node, len(batch_shape))
         sites.observed[name] = Observed(name, dims, batch_shape, event_dim, data)
     elif is_discrete(fn):
+        hint = getattr(base_distribution(fn), "missing_hint", None)
+        if hint is not None:
+            raise ProgramError(f"site '{name}' has no data. {hint}.")
         if not getattr(fn, "has_enumerate_support", False):
             raise ProgramError(
                 f"site '{name}' is a discrete latent with distribution "

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from likely.inference.coordinates import Coordinates
-from likely.inference.engines.checks import check_bool, check_int, check_positive
+from likely.inference.engines.checks import check_bool, check_int, check_positive, check_seed, unbox
 from likely.inference.engines.result import Found, Result, finish
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.fit import Fit
@@ -69,7 +70,8 @@ class EngineOptions:
     callback: Callback | None = None
 
     def __post_init__(self) -> None:
-        check_int("seed", self.seed, 0)
+        unbox(self)
+        check_seed("seed", self.seed)
         check_bool("progress", self.progress)
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise OptionError(f"dtype must be a floating torch.dtype, got {self.dtype!r}")
@@ -225,7 +227,7 @@ def _plain(value: Any) -> Any:
         return f"Fit({value.engine})"
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, torch.dtype | torch.device):
         return str(value)

@@ -15,11 +15,11 @@ from pyro.ops.stats import effective_sample_size, split_gelman_rubin
 
 from likely.inference.coordinates import Coordinates
 from likely.inference.engines.base import EngineOptions
-from likely.inference.engines.chains import Chain, Report, run_chains
+from likely.inference.engines.chains import Chain, ChainInterruptedError, Report, run_chains
 from likely.inference.engines.checks import check_bool, check_choice, check_int, check_positive
 from likely.inference.engines.laplace import unconstrained_log_joint
 from likely.inference.engines.result import Result, posterior_mean
-from likely.inference.errors import InferenceError, OptionError
+from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.handlers import set_seed
 from likely.inference.monitor import Step
@@ -247,7 +247,9 @@ class NUTS(EngineOptions):
         except KeyboardInterrupt:
             interrupted = True
         if len(kept) < 4:
-            raise InferenceError("nuts was stopped before it had four draws; nothing to return")
+            raise ChainInterruptedError(
+                "nuts was stopped before it had four draws; nothing to return"
+            )
         diverging = np.zeros(len(kept), dtype=bool)
         diverging[[i for i in kernel._divergences if i < len(kept)]] = True
         table = np.array(rows)

@@ -353,6 +353,15 @@ def test_a_likelihood_without_bound_raises(estimator):
         estimator.fit(GaussianModel(), torch.full((5,), 3.0))
 
 
+def test_separable_data_have_no_optimum_and_say_so():
+    x = torch.arange(-5.0, 5.0)[:, None]
+    y = (x[:, 0] >= 0).double()
+    with pytest.warns(ConvergenceWarning, match=r"'coefficients'.*infinity"):
+        fit = MLE().fit(LogisticRegression(), x, y)
+    assert not fit.converged
+    assert MAP().fit(LogisticRegression(), x, y).converged
+
+
 def test_a_prior_bounds_what_the_likelihood_does_not():
     def program(y):
         loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
