@@ -204,9 +204,8 @@ def _newton(
             return replace(found, x=x, value=value, n_iter=iteration)
         if gradient is None:
             value, gradient = function(x)
-        eps = torch.finfo(x.dtype).eps
-        noise = 10.0 * eps
-        direction, decrement = newton_direction(matrix, gradient, 0.1 * eps * max(1.0, abs(value)))
+        noise = 10.0 * torch.finfo(x.dtype).eps
+        direction, decrement = newton_direction(matrix, gradient, noise * max(1.0, abs(value)))
         if decrement <= max(10.0 * tol, noise) * max(1.0, abs(value)):
             # The last step is already paid for, and doubles the digits.
             reached = function(x + direction)[0]
