@@ -21,6 +21,8 @@ from likely.inference.errors import FitError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# A fifth of so many importance weights is a tail of four, too short to fit a Pareto to.
+_FEWEST_WEIGHTS = 20
 # Dimensions that some function of some ArviZ (summary, plot_forest, plot_trace, plot_rank) makes
 # itself; data that has one of the same name breaks it.
 RESERVED_DIMS = frozenset(
@@ -125,17 +127,23 @@ def psis_khat(log_weights: torch.Tensor) -> float:
     -------
     float
         Above 0.7 the weights, and so the proposal, are not to be trusted. ``-inf`` if all weights
-        are the same, ``inf`` if one is not finite.
+        are the same, ``inf`` if one is not finite or they are 20 at most.
     """
     weights = log_weights.detach().cpu().double().reshape(-1).numpy()
     if not np.isfinite(weights).all():
         return float("inf")
     if (weights == weights[0]).all():
         return float("-inf")
+    if len(weights) <= _FEWEST_WEIGHTS:
+        return float("inf")
     if has_inference_data():
         return float(arviz().psislw(weights)[1])
-    # 1.x takes log-likelihoods, whose negatives are the log weights of leaving one out.
-    return float(import_module("arviz_stats.base").array_stats.psislw(-weights)[1])
+    # 1.x takes log-likelihoods, whose negatives are the log weights of leaving one out. It raises
+    # where weights tie in a tail that is then too short to be fitted; 0.23 calls that infinite.
+    try:
+        return float(import_module("arviz_stats.base").array_stats.psislw(-weights)[1])
+    except ValueError:
+        return float("inf")
 
 
 def plot_trace(data: Any, **options: Any) -> Figure:

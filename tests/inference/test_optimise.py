@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from likely.inference.optimise import Minimum, descend, minimise, settled
+from likely.inference.curvature import hessian
+from likely.inference.optimise import Minimum, descend, minimise, newton_direction, settled
 
 INF = float("inf")
 
@@ -174,6 +175,116 @@ def test_a_slope_that_goes_on_has_not_converged():
         evaluated(lambda x: (1e-8 * x).sum().exp() * 1e8), start(0.0), max_iter=3, tol=1.0
     )
     assert not found.converged
+
+
+# -- Newton's method at the end --------------------------------------------------------------
+
+
+def with_units(units):
+    """Rosenbrock's function of coordinates in other units."""
+    return lambda x: rosenbrock(x * units)
+
+
+@pytest.mark.parametrize("tol", [1e-6, 1e-10])
+def test_units_do_not_matter_where_the_hessian_is_known(tol):
+    units = start(1e-5, 1.0, 1e4)
+    function = with_units(units)
+    found = minimise(
+        evaluated(function),
+        start(-0.5, 1.5, 0.3) / units,
+        max_iter=500,
+        tol=tol,
+        curvature=lambda x: hessian(function, x),
+    )
+    assert found.converged
+    # At tol 1e-6 a gain of 1e-5 may be left before the last step, which takes nearly all of it.
+    torch.testing.assert_close(found.x * units, torch.ones(3).double(), atol=1e-3, rtol=0)
+    assert found.value < tol
+    torch.testing.assert_close(
+        found.matrix / units / units[:, None],
+        hessian(rosenbrock, torch.ones(3).double()),
+        rtol=1e-2,
+        atol=1.0,
+    )
+
+
+def test_a_small_gradient_is_not_yet_an_optimum():
+    """A valley so wide that its slope looks like none, with more than half a unit to be gained."""
+    units = start(1e-6, 1.0)
+
+    def function(x):
+        away = units * x - 1.0
+        return 0.5 * away.square().sum() + 0.1 * away.pow(4).sum()
+
+    options = {"max_iter": 50, "tol": 1e-10}
+    alone = minimise(evaluated(function), start(0.0, 0.0), **options)
+    assert alone.value == pytest.approx(0.6, abs=1e-6)  # the gradient is 1e-6
+    found = minimise(
+        evaluated(function),
+        start(0.0, 0.0),
+        curvature=lambda x: hessian(function, x),
+        **options,
+    )
+    assert found.converged
+    torch.testing.assert_close(found.x, 1 / units, rtol=1e-6, atol=0)
+
+
+def test_newton_steps_leave_a_saddle_downhill():
+    def function(x):
+        return (x[0] ** 2 + 0.25 * x[1] ** 4 - 0.5 * x[1] ** 2).sum()
+
+    # Half way along the ridge, L-BFGS would do as well; here Newton has to.
+    found = minimise(
+        evaluated(function),
+        start(0.0, 1e-6),
+        max_iter=100,
+        tol=1e-12,
+        curvature=lambda x: hessian(function, x),
+    )
+    assert found.converged
+    assert found.value == pytest.approx(-0.25, abs=1e-12)
+    assert abs(float(found.x[1])) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_what_the_function_does_not_depend_on_stays():
+    def function(x):
+        return (x[0] - 2.0) ** 2 + 0.0 * x[1]
+
+    found = minimise(
+        evaluated(function),
+        start(0.0, 7.0),
+        max_iter=50,
+        tol=1e-12,
+        curvature=lambda x: hessian(function, x),
+    )
+    assert found.converged
+    assert found.x.tolist() == pytest.approx([2.0, 7.0])
+    assert float(found.x[1]) == 7.0
+
+
+def test_without_a_hessian_the_search_ends_as_it_was():
+    options = {"max_iter": 200, "tol": 1e-14}
+    alone = minimise(evaluated(rosenbrock), start(-1.2, 1.0), **options)
+    found = minimise(evaluated(rosenbrock), start(-1.2, 1.0), curvature=lambda x: None, **options)
+    assert found.matrix is None
+    assert found.converged
+    torch.testing.assert_close(found.x, alone.x, atol=1e-6, rtol=0)
+
+
+def test_the_newton_direction_of_a_parabola_leads_to_its_lowest_point():
+    matrix = torch.tensor([[4.0, 1.0], [1.0, 1e-6]]).double() + torch.diag(start(0.0, 1.0))
+    lowest = start(3.0, -2.0)
+    direction, decrement = newton_direction(matrix, matrix @ (start(0.0, 0.0) - lowest))
+    torch.testing.assert_close(direction, lowest)
+    assert decrement == pytest.approx(float(0.5 * lowest @ matrix @ lowest))
+    upwards, gain = newton_direction(torch.diag(start(2.0, -2.0)), start(2.0, 2.0))
+    torch.testing.assert_close(upwards, start(-1.0, -1.0))  # downhill in both
+    assert gain == pytest.approx(2.0)
+    flat, _ = newton_direction(torch.diag(start(2.0, 0.0)), start(2.0, 1e-3))
+    torch.testing.assert_close(flat, start(-1.0, 0.0))
+    small, gain = newton_direction(torch.eye(2).double(), start(1.0, 1e-3), least=1e-4)
+    torch.testing.assert_close(small, start(-1.0, 0.0))
+    assert gain == pytest.approx(0.5)
 
 
 # -- any optimiser, noise or not -------------------------------------------------------------
