@@ -101,6 +101,17 @@ def logistic_studies(y: Any = None, readings: int = 0) -> torch.Tensor:
             return pyro.sample("y", dist.Bernoulli(logits=intercept + slope * x), obs=y)
 
 
+def growth_studies(y: Any = None, readings: int = 0) -> torch.Tensor:
+    """Log-normal readings of a positive size: y [reading, study].
+
+    The posterior of the size's logarithm is exactly normal, in unconstrained coordinates only.
+    """
+    with pyro.plate("study", STUDIES, dim=-1):
+        size = pyro.sample("size", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("reading", readings if y is None else len(y), dim=-2):
+            return pyro.sample("y", dist.LogNormal(size.log(), 1.0), obs=y)
+
+
 # A normal approximation to the logarithm of a scale is off by sqrt(2 / readings) standard
 # deviations, so Laplace needs more readings than a sampler to be right.
 @pytest.mark.parametrize(
@@ -108,10 +119,11 @@ def logistic_studies(y: Any = None, readings: int = 0) -> torch.Tensor:
     [
         (Laplace(draws=63), normal_studies, 400),
         (Laplace(draws=63), logistic_studies, 40),
+        (Laplace(draws=63), growth_studies, 2),
         (NUTS(chains=1, warmup=150, draws=252), normal_studies, 20),
         (NUTS(chains=1, warmup=150, draws=252), logistic_studies, 40),
     ],
-    ids=["laplace-normal", "laplace-logistic", "nuts-normal", "nuts-logistic"],
+    ids=["laplace-normal", "laplace-logistic", "laplace-growth", "nuts-normal", "nuts-logistic"],
 )
 def test_posteriors_of_many_studies_are_calibrated(
     engine: Any, program: Any, readings: int
