@@ -734,3 +734,9 @@ def test_a_posterior_mode_below_a_latent_is_found(made: Any) -> None:
 def test_chains_in_processes_draw_what_chains_in_turn_draw() -> None:
     made = NUTS(draws=20, warmup=20, chains=3, cores=1)
     assert same(made.fit(measured, X), replace(made, cores=2).fit(measured, X))
+
+
+def test_chains_from_one_point_go_their_own_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("likely.inference.engines.nuts._SPREAD", 0.0)
+    draws = NUTS(draws=20, warmup=5, chains=2, cores=1, init=NEAR).fit(measured, X).draws["loc"]
+    assert not torch.equal(draws[0], draws[1])
