@@ -1,17 +1,27 @@
 """Learning from data with any Pyro program: engines, fits and their comparison."""
 
 from likely.inference.diagnostics import (
+    ParameterPath,
+    animate_em,
     compare,
+    criteria,
     plot_compare,
+    plot_criteria,
+    plot_em_path,
+    plot_em_steps,
     plot_history,
+    plot_mixture,
     plot_predictive,
+    plot_responsibilities,
     plot_table,
     plot_trace,
 )
 from likely.inference.engines import EM, ENGINES, MAP, MLE, NUTS, SVI, Engine, Laplace, fit
+from likely.inference.engines.guides import trained_guide
 from likely.inference.errors import (
     BoundaryWarning,
     ConvergenceWarning,
+    DegenerateWarning,
     FitError,
     FlatDirectionError,
     InferenceError,
@@ -23,6 +33,7 @@ from likely.inference.errors import (
 from likely.inference.fit import Fit
 from likely.inference.monitor import Step
 from likely.inference.program import Density, Program
+from likely.inference.relabel import relabel
 
 __all__ = [
     "EM",
@@ -33,6 +44,7 @@ __all__ = [
     "SVI",
     "BoundaryWarning",
     "ConvergenceWarning",
+    "DegenerateWarning",
     "Density",
     "Engine",
     "Fit",
@@ -43,14 +55,24 @@ __all__ = [
     "MonotonicityError",
     "NonFiniteError",
     "OptionError",
+    "ParameterPath",
     "Program",
     "ProgramError",
     "Step",
+    "animate_em",
     "compare",
+    "criteria",
     "fit",
     "plot_compare",
+    "plot_criteria",
+    "plot_em_path",
+    "plot_em_steps",
     "plot_history",
+    "plot_mixture",
     "plot_predictive",
+    "plot_responsibilities",
     "plot_table",
     "plot_trace",
+    "relabel",
+    "trained_guide",
 ]

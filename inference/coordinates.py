@@ -135,7 +135,7 @@ class Coordinates:
         """
         given = self._given(dict(init or {}), attempt)
         program = self.program
-        multimodal = bool(program.sites.latents) or attempt > 0
+        multimodal = program.sites.hidden or attempt > 0
         everything_given = given.keys() >= self.slices.keys()
         best: tuple[float, dict[str, torch.Tensor]] | None = None
         for number in range(1 if everything_given else _SCREENED):

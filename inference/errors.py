@@ -38,5 +38,9 @@ class ConvergenceWarning(UserWarning):
     """A fit stopped before it converged, or its diagnostics say it should not be trusted."""
 
 
+class DegenerateWarning(UserWarning):
+    """A fit has parts without data behind them, such as an empty or a collapsed component."""
+
+
 class BoundaryWarning(UserWarning):
     """An optimum lies on the boundary of the support."""

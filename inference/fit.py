@@ -234,6 +234,15 @@ class Fit:
     def _observed(self) -> set[str]:
         return set(self.bound("predict()").sites.observed)
 
+    def relabelled(self, reference: Fit | Mapping[str, Any] | None = None) -> Fit:
+        """The fit with one labelling of its exchangeable components: a reference's, or its own.
+
+        See `likely.inference.relabel`.
+        """
+        from likely.inference.relabel import relabel
+
+        return relabel(self, reference)
+
     def standard_errors(self) -> dict[str, torch.Tensor]:
         """Standard errors from the observed Fisher information, by site.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro
@@ -23,6 +23,7 @@ from likely.inference.handlers import (
     is_plate,
     isolated,
 )
+from likely.inference.inner import Summed
 from likely.inference.reading import Reader, check_observation, log_prob_of, mend, pack
 from likely.inference.sites import Sites, classify, same_constraint
 
@@ -71,6 +72,8 @@ class Run:
         Symbol of each plate to its name.
     latent_symbols : dict of str to str
         Latent to the symbol of its enumerated dimension.
+    summed : list of Summed
+        Sites whose distribution sums a latent out, where the run was asked to set them apart.
     priors : dict of str to Distribution
         Distribution of each unknown site in this run.
     log_jacobian : Tensor
@@ -84,6 +87,7 @@ class Run:
     latent_symbols: dict[str, str]
     priors: dict[str, Any]
     log_jacobian: torch.Tensor
+    summed: list[Summed] = field(default_factory=list)
 
 
 class Program:
@@ -274,6 +278,7 @@ class Program:
         *,
         unconstrained: bool | Collection[str] = False,
         indices: Values | None = None,
+        apart: bool = False,
     ) -> Run:
         """Run the program at given values of the unknowns and collect its factors.
 
@@ -286,6 +291,8 @@ class Program:
             site has in this very run, which may depend on other sites.
         indices : mapping of str to Tensor, optional
             Mini-batch: the indices of subsampled plates.
+        apart : bool
+            Set sites aside whose distribution sums a latent out, and leave their densities.
         """
         free = None if isinstance(unconstrained, bool) else frozenset(unconstrained)
         jacobians: list[torch.Tensor] = []
@@ -309,11 +316,15 @@ class Program:
         if self.sites.latents:
             trace.symbolize_dims()
             run.plate_symbols = {s: plate for plate, s in trace.plate_to_symbol.items()}
+        inner = {latent.site for latent in self.sites.inner.values()}
         for name, node in trace.nodes.items():
             if node["type"] != "sample" or is_plate(node) or is_deterministic(node):
                 continue
             if node["is_observed"]:
                 role = "observed"
+                if apart and name in inner:
+                    run.summed.append(Summed.of(name, node))
+                    continue
             elif name in self.sites.unknowns:
                 role = "unknown"
                 run.priors[name] = node["fn"]

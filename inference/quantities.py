@@ -102,6 +102,13 @@ def latent_posterior(program: Program, values: Values, name: str) -> torch.Tenso
         If the program has no such discrete latent.
     """
     check_latent(program, name)
+    if name in program.sites.inner:
+        site = program.sites.inner[name].site
+        return next(
+            summed.fn.latent_posterior(summed.value)
+            for summed in program.run(values, apart=True).summed
+            if summed.name == site
+        )
     run = program.run(values)
     _, weights = marginals(run.enumerated, run.sum_dims)
     return responsibilities(program, run, weights, name)
@@ -131,8 +138,9 @@ def responsibilities(
 
 def check_latent(program: Program, name: str) -> None:
     """Raise a `ProgramError` if ``name`` is not a discrete latent of the program."""
-    if name not in program.sites.latents:
-        known = ", ".join(map(repr, program.sites.latents)) or "none"
+    known_names = {**program.sites.latents, **program.sites.inner}
+    if name not in known_names:
+        known = ", ".join(map(repr, known_names)) or "none"
         raise ProgramError(f"'{name}' is not a discrete latent of the program; it has {known}")
 
 

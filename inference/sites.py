@@ -18,6 +18,7 @@ from likely.inference.handlers import (
     is_plate,
     module_parameter,
 )
+from likely.inference.inner import sums_out
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,23 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """A latent that the distribution of an observed site sums out by itself.
+
+    Attributes
+    ----------
+    site : str
+        The observed site.
+    dims : tuple of str or None
+        Its plates, then the dimensions that the latent has beyond them.
+    """
+
+    name: str
+    site: str
+    dims: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
 class Observed:
     """A site with data. ``value`` is ``None`` for ``pyro.factor``."""
 
@@ -97,10 +115,16 @@ class Sites:
 
     unknowns: dict[str, Unknown] = field(default_factory=dict)
     latents: dict[str, Latent] = field(default_factory=dict)
+    inner: dict[str, Inner] = field(default_factory=dict)
     observed: dict[str, Observed] = field(default_factory=dict)
     deterministic: dict[str, Observed] = field(default_factory=dict)
     plates: dict[str, Plate] = field(default_factory=dict)
     parameter_objects: dict[str, torch.nn.Parameter] = field(default_factory=dict)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether there are latents, whoever sums them out."""
+        return bool(self.latents or self.inner)
 
     @property
     def max_plate_nesting(self) -> int:
@@ -203,6 +227,9 @@ def _classify_sample(sites: Sites, name: str, node: Mapping[str, Any]) -> None:
             batch_shape = torch.broadcast_shapes(batch_shape, shape)
             dims = plate_dims(node, len(batch_shape))
         sites.observed[name] = Observed(name, dims, batch_shape, event_dim, data)
+        if sums_out(fn):
+            more = tuple(getattr(fn, "latent_dims", ()))
+            sites.inner[fn.latent] = Inner(fn.latent, name, dims + more)
     elif is_discrete(fn):
         hint = getattr(base_distribution(fn), "missing_hint", None)
         if hint is not None:

@@ -2,9 +2,11 @@
 
 from likely.models.basic import BernoulliModel, CategoricalModel, PoissonModel
 from likely.models.crowd import Annotations, DawidSkene, RaggedLabels
-from likely.models.gaussian import GaussianModel
-from likely.models.mixture import GaussianMixture
-from likely.models.regression import LinearRegression, LogisticRegression
+from likely.models.gaussian import GaussianModel, LaplaceModel
+from likely.models.markov import HiddenMarkovChains, HiddenMarkovModel, Sequences
+from likely.models.mixture import GaussianMixture, Mixture
+from likely.models.naive_bayes import NaiveBayes
+from likely.models.regression import LinearRegression, LogisticRegression, PoissonRegression
 
 __all__ = [
     "Annotations",
@@ -13,8 +15,15 @@ __all__ = [
     "DawidSkene",
     "GaussianMixture",
     "GaussianModel",
+    "HiddenMarkovChains",
+    "HiddenMarkovModel",
+    "LaplaceModel",
     "LinearRegression",
     "LogisticRegression",
+    "Mixture",
+    "NaiveBayes",
     "PoissonModel",
+    "PoissonRegression",
     "RaggedLabels",
+    "Sequences",
 ]

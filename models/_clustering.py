@@ -43,6 +43,16 @@ def k_means(x: Tensor, n_clusters: int, n_iter: int = 12) -> Tensor:
     return _nearest(points, centres)
 
 
+def random_clusters(x: Tensor, n_clusters: int) -> Tensor:
+    """Cluster of each row ``[n]``: the nearest of so many rows drawn at random.
+
+    Features are standardised first. Rows that repeat can leave a cluster empty.
+    """
+    points = (x - x.mean(0)) / positive_or_one(x.std(0, correction=0))
+    chosen = torch.randperm(len(points), device=x.device)[:n_clusters]
+    return _nearest(points, points[chosen])
+
+
 def positive_or_one(values: Tensor) -> Tensor:
     """Replace values that are not positive by one."""
     return torch.where(values > 0, values, torch.ones_like(values))

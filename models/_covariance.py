@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -11,13 +9,11 @@ from torch import Tensor
 
 from likely.envs import DataError
 from likely.models._clustering import positive_or_one
+from likely.models._gaussian_features import Moments
 
-# Entries of the centred points [K, m, D] that one pass keeps in cache, and the fewest rows m
-# that make a pass worth its calls.
-_BLOCK = 1 << 15
-_SMALLEST_BLOCK = 256
-
-COVARIANCES = ("full", "tied", "diag", "spherical")
+COVARIANCES = ("full", "tied", "diag", "spherical", "tied_spherical")
+CORRELATED = ("full", "tied")
+SHARED = ("tied", "tied_spherical")
 
 _SINGULAR = (
     "x leaves a component with a singular covariance: it has too few distinct points, or "
@@ -26,69 +22,43 @@ _SINGULAR = (
 )
 
 
-class Moments(NamedTuple):
-    """Weighted moments of mixture components.
-
-    Attributes
-    ----------
-    sizes : Tensor
-        Expected number of points of each component, ``[K]``.
-    means : Tensor
-        ``[K, D]``.
-    scatter : Tensor
-        Sums of squares about the means: ``[K, D, D]`` for ``"full"``, their sum
-        ``[D, D]`` for ``"tied"``, ``[K, D]`` for ``"diag"`` and, averaged over the
-        features, ``[K]`` for ``"spherical"``.
-    counts : Tensor
-        Points behind each covariance, shaped to divide ``scatter``.
-    """
-
-    sizes: Tensor
-    means: Tensor
-    scatter: Tensor
-    counts: Tensor
-
-
-def component_moments(
-    x: Tensor, responsibilities: Tensor, covariance: str, locs: Tensor
-) -> Moments:
-    """Weighted moments of each component.
+def average_scatter(
+    moments: Moments, covariance: str, pseudo: float = 0.0, overall: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Covariances that maximise the likelihood, and what lies behind each.
 
     Parameters
     ----------
-    x
-        Points, ``[n, D]``.
-    responsibilities
-        Posterior probabilities of the components, ``[n, K]``.
+    moments
+        Weighted moments of the components.
     covariance
-        ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
-    locs
-        Means ``[K, D]`` that components without responsibility keep.
+        One of `COVARIANCES`.
+    pseudo, overall
+        So many imagined points of variances ``overall`` ``[D]`` are added to each component.
+
+    Returns
+    -------
+    average : Tensor
+        ``[K, D, D]`` for ``"full"``, ``[D, D]`` for ``"tied"``, ``[K, D]`` for ``"diag"``, ``[K]``
+        for ``"spherical"`` and ``[]`` for ``"tied_spherical"``.
+    counts : Tensor
+        Expected number of points (for a spherical covariance, of entries), shaped to divide it.
     """
-    # The component axis first makes the rows of weights contiguous.
-    weights = responsibilities.to(x.dtype).T.contiguous()
-    sizes = weights.sum(-1)
-    present = (sizes > 0).unsqueeze(-1)
-    means = torch.where(present, weights @ x / positive_or_one(sizes).unsqueeze(-1), locs)
-    k, d = means.shape
-    correlated = covariance in ("full", "tied")
-    scatter = x.new_zeros((k, d, d) if correlated else (k, 1, d))
-    size = max(_SMALLEST_BLOCK, _BLOCK // (k * d))
-    for start in range(0, len(x), size):
-        rows = slice(start, start + size)
-        centred = x[rows] - means.unsqueeze(1)
-        if correlated:
-            scatter.baddbmm_((centred * weights[:, rows, None]).mT, centred)
-        else:
-            scatter.baddbmm_(weights[:, None, rows], centred.square())
-    if covariance == "tied":
-        return Moments(sizes, means, scatter.sum(0), sizes.sum())
+    scatter, sizes = moments.scatter, moments.sizes
+    if overall is not None:
+        more = overall.diag_embed() if scatter.dim() == 3 else overall
+        scatter, sizes = scatter + pseudo * more, sizes + pseudo
     if covariance == "full":
-        return Moments(sizes, means, scatter, sizes.reshape(-1, 1, 1))
-    scatter = scatter.squeeze(1)
-    if covariance == "diag":
-        return Moments(sizes, means, scatter, sizes.unsqueeze(-1))
-    return Moments(sizes, means, scatter.mean(-1), sizes)
+        counts = sizes[:, :1, None]
+    elif covariance == "tied":
+        scatter, counts = scatter.sum(0), sizes[:, 0].sum()
+    elif covariance == "diag":
+        counts = sizes
+    elif covariance == "spherical":
+        scatter, counts = scatter.sum(-1), sizes.sum(-1)
+    else:
+        scatter, counts = scatter.sum(), sizes.sum()
+    return scatter / positive_or_one(counts), counts
 
 
 def raise_to_floor(matrix: Tensor, variances: Tensor, floor: float) -> Tensor:
@@ -160,9 +130,9 @@ def covariance_sites(
     Parameters
     ----------
     average
-        Scatter per point, shaped as `component_moments` returns it.
+        As `average_scatter` returns it.
     covariance
-        ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
+        One of `COVARIANCES`.
     variances
         Variance of each feature, ``[D]``, positive: the units of the floor.
     floor
@@ -179,13 +149,13 @@ def covariance_sites(
     DataError
         If a covariance is singular.
     """
-    if covariance in ("full", "tied") and len(variances) > 1:
+    if covariance in CORRELATED and len(variances) > 1:
         scales, factor = correlation_factors(raise_to_floor(average, variances, floor))
         return {"scales": scales, "correlation_cholesky": factor}
-    if covariance in ("full", "tied"):
+    if covariance in CORRELATED:
         average = average.squeeze(-1)
     # One variance for all features has to reach the bound of each.
-    bound = floor * (variances.max() if covariance == "spherical" else variances)
+    bound = floor * (variances.max() if covariance.endswith("spherical") else variances)
     average = torch.maximum(average, bound)
     if bool((average <= 0).any()):
         raise DataError(_SINGULAR)
@@ -206,7 +176,7 @@ def sample_covariance(
     Parameters
     ----------
     covariance
-        ``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``.
+        One of `COVARIANCES`.
     like
         Tensor whose dtype and device the priors take.
     d
@@ -223,13 +193,13 @@ def sample_covariance(
         Lower Cholesky factor of the covariance, ``[D, D]`` or ``[K, D, D]``.
     """
     prior = dist.LogNormal(like.new_tensor(median).log(), like.new_tensor(log_sd))
-    if covariance == "spherical":
+    if covariance.endswith("spherical"):
         scales = pyro.sample("scales", prior)
         scales = scales.unsqueeze(-1).expand(*scales.shape, d)
     else:
         scales = pyro.sample("scales", prior.expand([d]).to_event(1))
     factor = scales.diag_embed()
-    if covariance in ("full", "tied") and d > 1:
+    if covariance in CORRELATED and d > 1:
         lkj = dist.LKJCholesky(d, like.new_tensor(concentration))
         factor = factor @ pyro.sample("correlation_cholesky", lkj)
     pyro.deterministic("covariances", factor @ factor.mT, event_dim=2)
@@ -237,9 +207,9 @@ def sample_covariance(
 
 
 def average_of_sites(params: dict[str, Tensor], covariance: str) -> Tensor:
-    """Covariances in the shape of `component_moments`' scatter, from the sites' values."""
+    """Covariances in the shape of `average_scatter`, from the sites' values."""
     scales = params["scales"]
-    if covariance not in ("full", "tied"):
+    if covariance not in CORRELATED:
         return scales.square()
     factor = scales.diag_embed()
     if "correlation_cholesky" in params:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from pyro import poutine
 from pyro.poutine.util import is_validation_enabled
 from pyro.util import ignore_jit_warnings
 from torch import Tensor
@@ -219,6 +221,70 @@ def plate_rows(index: Tensor | None, n: int, device: torch.device) -> Tensor | s
             if torch.equal(index, torch.arange(n, device=index.device)):
                 return slice(None)
     return index
+
+
+def as_weights(value: Any, n: int, like: Tensor) -> Tensor | None:
+    """Convert weights of observations to a floating-point vector ``[n]``.
+
+    Parameters
+    ----------
+    value
+        Weights ``[n]`` of at least zero, or ``None`` for none.
+    n
+        The number of observations.
+    like
+        Tensor whose dtype and device the result takes.
+
+    Raises
+    ------
+    DataError
+        If the value is not a vector of length ``n`` or, looked at while Pyro validates, has
+        NaN, infinite or negative entries or nothing but zeros.
+    """
+    if value is None:
+        return None
+    weights = as_outcomes(value, "weights", n, like).to(like.device)
+    if is_validation_enabled():
+        check_outcomes(weights >= 0, weights, "weights", "numbers of at least 0")
+        if not bool((weights > 0).any()):
+            raise DataError("weights must not be zero for all observations")
+    return weights
+
+
+@contextmanager
+def plate_weights(weights: Tensor | None, rows: Tensor | slice) -> Iterator[None]:
+    """Weigh the sites inside a plate: a weight of 2 counts an observation twice.
+
+    A row of weight 0 is left out: what is observed there has no part in the density, even if
+    it is impossible, and a discrete latent there keeps its prior.
+
+    Parameters
+    ----------
+    weights
+        Weights of all observations ``[n]``, from `as_weights`; ``None`` for none.
+    rows
+        What the plate indexes the data with, from `plate_rows`.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist
+    >>> y, weights = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([2.0, 1.0, 0.0])
+    >>> def program():
+    ...     with pyro.plate("observation", 3) as index, plate_weights(weights, index):
+    ...         pyro.sample("y", dist.Bernoulli(0.5), obs=y[index])
+    >>> trace = poutine.trace(program).get_trace()
+    >>> round(float(trace.log_prob_sum().exp()), 4)
+    0.125
+    """
+    if weights is None:
+        yield
+        return
+    chosen = weights[rows]
+    # poutine.scale refuses zero. The smallest number does as well, and the mask keeps an
+    # impossible outcome from making it infinite.
+    scale = chosen.clamp_min(torch.finfo(chosen.dtype).tiny)
+    with poutine.scale(scale=scale), poutine.mask(mask=chosen > 0):  # type: ignore[call-overload]
+        yield
 
 
 def row_labels(value: Any) -> dict[str, Sequence[Any]]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import pyro
 import torch
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models._data import as_outcomes, as_size, plate_rows, row_labels
+from likely.models._data import (
+    as_outcomes,
+    as_size,
+    as_weights,
+    plate_rows,
+    plate_weights,
+    row_labels,
+)
 
 
 def outcomes_or_size(value: Any, name: str, n: int | None) -> tuple[Tensor | None, int]:
@@ -49,9 +58,47 @@ def reference(y: Tensor | None) -> Tensor:
     return torch.empty(()) if y is None else y
 
 
-def in_plate(y: Tensor | None, index: Tensor | None) -> Tensor | None:
-    """Outcomes at a plate's indices, or None where there are none."""
-    return None if y is None else y[plate_rows(index, len(y), y.device)]
+@contextmanager
+def observation_plate(n: int, like: Tensor, weights: Any = None) -> Iterator[Tensor | slice]:
+    """Enter the plate ``observation`` with its rows weighed, and yield what to index data with.
+
+    Parameters
+    ----------
+    n
+        Number of observations.
+    like
+        Tensor whose dtype and device the weights take.
+    weights
+        Weights ``[n]`` of at least zero, as the user gave them; ``None`` for none.
+
+    Raises
+    ------
+    DataError
+        As `as_weights`.
+    """
+    checked = as_weights(weights, n, like)
+    with pyro.plate("observation", n, device=str(like.device)) as index:
+        rows = plate_rows(index, n, like.device)
+        with plate_weights(checked, rows):
+            yield rows
+
+
+def row_weights(weights: Any, y: Tensor) -> Tensor:
+    """Weights ``[n]`` of the outcomes, ones where none were given."""
+    checked = as_weights(weights, len(y), y)
+    return torch.ones_like(y) if checked is None else checked
+
+
+def weighted_median(y: Tensor, weights: Tensor) -> Tensor:
+    """Where the weight on either side is at most a half; the middle if many points are."""
+    order = y.argsort()
+    below = weights[order].cumsum(0)
+    half = below[-1] / 2
+    # Sums of weights that are no integers differ in their last digits.
+    slack = half * len(y) * torch.finfo(y.dtype).eps
+    low = torch.searchsorted(below, half - slack).clamp_max(len(y) - 1)
+    high = torch.searchsorted(below, half + slack, right=True).clamp_max(len(y) - 1)
+    return (y[order[low]] + y[order[high]]) / 2
 
 
 class Outcomes:
@@ -59,6 +106,8 @@ class Outcomes:
 
     dims: ClassVar[dict[str, tuple[str, ...]]] = {}
 
-    def coords(self, y: Any = None, *, n: int | None = None) -> dict[str, Sequence[Any]]:
+    def coords(
+        self, y: Any = None, *, n: int | None = None, weights: Any = None
+    ) -> dict[str, Sequence[Any]]:
         """Labels of the dimensions: the index of ``y`` where it is a pandas Series."""
         return row_labels(y)

@@ -15,7 +15,13 @@ from torch import Tensor
 from likely.envs import DataError
 from likely.models._data import check_outcomes, row_labels
 from likely.models._options import check_count, check_number, check_numbers
-from likely.models._outcomes import Outcomes, in_plate, outcomes_or_size, reference
+from likely.models._outcomes import (
+    Outcomes,
+    observation_plate,
+    outcomes_or_size,
+    reference,
+    row_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class BernoulliModel(Outcomes):
         check_number(self.alpha, "alpha", positive=True)
         check_number(self.beta, "beta", positive=True)
 
-    def __call__(self, y: Any = None, *, n: int | None = None) -> Tensor:
+    def __call__(self, y: Any = None, *, n: int | None = None, weights: Any = None) -> Tensor:
         """Run the program.
 
         Parameters
@@ -59,6 +65,8 @@ class BernoulliModel(Outcomes):
             Outcomes ``[n]``, 0 or 1; missing to simulate them.
         n
             How many to simulate.
+        weights
+            How often each observation counts, ``[n]`` numbers of at least 0; once by default.
 
         Returns
         -------
@@ -68,8 +76,8 @@ class BernoulliModel(Outcomes):
         Raises
         ------
         DataError
-            If both arguments are missing, ``y`` is not a vector, or ``y`` holds anything
-            but 0 and 1 (looked at while Pyro validates).
+            If ``y`` and ``n`` are missing, ``y`` is not a vector, or ``y`` holds anything
+            but 0 and 1 or ``weights`` do not fit (looked at while Pyro validates).
         """
         y, n = outcomes_or_size(y, "y", n)
         if y is not None and is_validation_enabled():
@@ -78,13 +86,19 @@ class BernoulliModel(Outcomes):
         probability = pyro.sample(
             "probability", dist.Beta(like.new_tensor(self.alpha), like.new_tensor(self.beta))
         )
-        with pyro.plate("observation", n, device=str(like.device)) as index:
-            return pyro.sample("y", dist.Bernoulli(probability), obs=in_plate(y, index))
+        with observation_plate(n, like, weights) as rows:
+            obs = None if y is None else y[rows]
+            return pyro.sample("y", dist.Bernoulli(probability), obs=obs)
 
-    def initial(self, y: Any = None, *, n: int | None = None) -> dict[str, Tensor]:
+    def initial(
+        self, y: Any = None, *, n: int | None = None, weights: Any = None
+    ) -> dict[str, Tensor]:
         """Start at the share of ones, moved off the boundary by half an observation."""
-        y, n = outcomes_or_size(y, "y", n)
-        return {} if y is None else {"probability": (y.sum() + 0.5) / (n + 1)}
+        y, _ = outcomes_or_size(y, "y", n)
+        if y is None:
+            return {}
+        counts = row_weights(weights, y)
+        return {"probability": (counts @ y + 0.5) / (counts.sum() + 1)}
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,8 @@ class CategoricalModel(Outcomes):
     n_classes : int
         Number of classes K, at least 2.
     concentration : float or tuple of float
-        Dirichlet parameters: one for all classes, or one a class.
+        Dirichlet parameters: one for all classes, or one a class. With ``1 + s`` the
+        posterior mode is the smoothed share ``(count + s) / (n + K s)``.
 
     Notes
     -----
@@ -128,7 +143,7 @@ class CategoricalModel(Outcomes):
         # A list would keep the program from being hashed and compared.
         object.__setattr__(self, "concentration", concentration)
 
-    def __call__(self, y: Any = None, *, n: int | None = None) -> Tensor:
+    def __call__(self, y: Any = None, *, n: int | None = None, weights: Any = None) -> Tensor:
         """Run the program.
 
         Parameters
@@ -137,6 +152,8 @@ class CategoricalModel(Outcomes):
             Classes ``[n]``, integers from 0 to K - 1; missing to simulate them.
         n
             How many to simulate.
+        weights
+            How often each observation counts, ``[n]`` numbers of at least 0; once by default.
 
         Returns
         -------
@@ -146,8 +163,8 @@ class CategoricalModel(Outcomes):
         Raises
         ------
         DataError
-            If both arguments are missing, ``y`` is not a vector, or ``y`` holds anything
-            but the classes (looked at while Pyro validates).
+            If ``y`` and ``n`` are missing, ``y`` is not a vector, or ``y`` holds anything
+            but the classes or ``weights`` do not fit (looked at while Pyro validates).
         """
         y, n = outcomes_or_size(y, "y", n)
         like = reference(y)
@@ -159,19 +176,25 @@ class CategoricalModel(Outcomes):
             "probabilities",
             dist.Dirichlet(like.new_tensor(self.concentration).expand(self.n_classes)),
         )
-        with pyro.plate("observation", n, device=str(like.device)) as index:
-            return pyro.sample("y", dist.Categorical(probabilities), obs=in_plate(classes, index))
+        with observation_plate(n, like, weights) as rows:
+            obs = None if classes is None else classes[rows]
+            return pyro.sample("y", dist.Categorical(probabilities), obs=obs)
 
-    def coords(self, y: Any = None, *, n: int | None = None) -> dict[str, Sequence[Any]]:
+    def coords(
+        self, y: Any = None, *, n: int | None = None, weights: Any = None
+    ) -> dict[str, Sequence[Any]]:
         """Labels of the dimensions: classes are numbered, rows keep their index."""
         return {"class": range(self.n_classes), **row_labels(y)}
 
-    def initial(self, y: Any = None, *, n: int | None = None) -> dict[str, Tensor]:
+    def initial(
+        self, y: Any = None, *, n: int | None = None, weights: Any = None
+    ) -> dict[str, Tensor]:
         """Start at the shares, each class with half an observation more."""
-        y, n = outcomes_or_size(y, "y", n)
+        y, _ = outcomes_or_size(y, "y", n)
         if y is None:
             return {}
-        counts = torch.bincount(y.long(), minlength=self.n_classes).to(y.dtype) + 0.5
+        each = row_weights(weights, y)
+        counts = torch.bincount(y.long(), each, minlength=self.n_classes).to(y.dtype) + 0.5
         return {"probabilities": counts / counts.sum()}
 
 
@@ -208,7 +231,7 @@ class PoissonModel(Outcomes):
         check_number(self.alpha, "alpha", positive=True)
         check_number(self.beta, "beta", positive=True)
 
-    def __call__(self, y: Any = None, *, n: int | None = None) -> Tensor:
+    def __call__(self, y: Any = None, *, n: int | None = None, weights: Any = None) -> Tensor:
         """Run the program.
 
         Parameters
@@ -217,6 +240,8 @@ class PoissonModel(Outcomes):
             Counts ``[n]``, integers of at least 0; missing to simulate them.
         n
             How many to simulate.
+        weights
+            How often each observation counts, ``[n]`` numbers of at least 0; once by default.
 
         Returns
         -------
@@ -226,8 +251,8 @@ class PoissonModel(Outcomes):
         Raises
         ------
         DataError
-            If both arguments are missing, ``y`` is not a vector, or ``y`` holds anything
-            but counts (looked at while Pyro validates).
+            If ``y`` and ``n`` are missing, ``y`` is not a vector, or ``y`` holds anything
+            but counts or ``weights`` do not fit (looked at while Pyro validates).
         """
         y, n = outcomes_or_size(y, "y", n)
         if y is not None and is_validation_enabled():
@@ -236,10 +261,16 @@ class PoissonModel(Outcomes):
         rate = pyro.sample(
             "rate", dist.Gamma(like.new_tensor(self.alpha), like.new_tensor(self.beta))
         )
-        with pyro.plate("observation", n, device=str(like.device)) as index:
-            return pyro.sample("y", dist.Poisson(rate), obs=in_plate(y, index))
+        with observation_plate(n, like, weights) as rows:
+            obs = None if y is None else y[rows]
+            return pyro.sample("y", dist.Poisson(rate), obs=obs)
 
-    def initial(self, y: Any = None, *, n: int | None = None) -> dict[str, Tensor]:
+    def initial(
+        self, y: Any = None, *, n: int | None = None, weights: Any = None
+    ) -> dict[str, Tensor]:
         """Start at the mean, moved off zero by half a count."""
-        y, n = outcomes_or_size(y, "y", n)
-        return {} if y is None else {"rate": (y.sum() + 0.5) / n}
+        y, _ = outcomes_or_size(y, "y", n)
+        if y is None:
+            return {}
+        counts = row_weights(weights, y)
+        return {"rate": (counts @ y + 0.5) / counts.sum()}

@@ -1,34 +1,18 @@
-"""Gaussian mixture."""
+"""Mixtures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
-import torch
-from pyro.ops.indexing import Vindex
-from torch import Tensor
-
-from likely.envs import DataError
-from likely.models._clustering import k_means, positive_or_one
-from likely.models._covariance import (
-    COVARIANCES,
-    average_of_sites,
-    component_moments,
-    covariance_sites,
-    sample_covariance,
-)
-from likely.models._data import as_matrix, as_size, column_labels, plate_rows, row_labels
-from likely.models._gaussian import ComponentNormal
-from likely.models._options import check_count, check_number, check_numbers
+from likely.models._discrete_families import family_of
+from likely.models._gaussian_family import GaussianFamily
+from likely.models._mixture_base import MixtureProgram
 
 
 @dataclass(frozen=True)
-class GaussianMixture:
+class GaussianMixture(MixtureProgram):
     r"""Points from K multivariate normal components.
 
     .. math:: z_i \sim \mathrm{Categorical}(\text{weights}), \qquad
@@ -42,9 +26,9 @@ class GaussianMixture:
     ----------
     n_components : int
         Number of components K.
-    covariance : {"full", "tied", "diag", "spherical"}
+    covariance : {"full", "tied", "diag", "spherical", "tied_spherical"}
         Any covariance for each component; one for all; independent features; independent
-        features with one variance.
+        features with one variance; one variance for all features of all components.
     weight_concentration : float
         Parameter of the symmetric Dirichlet prior on ``weights``.
     loc_mean, loc_scale : float or tuple of float
@@ -64,6 +48,12 @@ class GaussianMixture:
         positive semi-definite. The likelihood has no maximum where a component shrinks
         onto few points; the default stops that at 1/1000 of each feature's standard
         deviation and changes nothing else. 0 removes the bound.
+    equal_weights : bool
+        Whether all weights are 1/K; there is no site ``weights`` then. With
+        ``covariance="tied_spherical"``, ``EM(hard=True)`` is k-means (`k_means`).
+    init : {"k-means++", "random"}
+        Whether a search starts at k-means clusters or at the cells of K random rows. An
+        engine's own ``init=`` starts it anywhere.
 
     Attributes
     ----------
@@ -73,12 +63,13 @@ class GaussianMixture:
     Notes
     -----
     Sites ``weights`` ``[K]``, ``locs`` ``[K, D]``, ``scales`` (``[K, D]`` for ``"full"``
-    and ``"diag"``, ``[D]`` for ``"tied"``, ``[K]`` for ``"spherical"``),
-    ``correlation_cholesky`` (``[K, D, D]`` or, ``"tied"``, ``[D, D]``; only there for
-    ``"full"`` and ``"tied"`` with D > 1), and, deterministic, ``covariances``
-    (``[K, D, D]`` or, ``"tied"``, ``[D, D]``). Discrete latent ``component`` ``[n]``;
-    observed ``x`` ``[n, D]``. Plates ``cluster`` (K) and ``observation`` (n). The priors do
-    not know the units of the data: standardise these, or set the priors.
+    and ``"diag"``, ``[D]`` for ``"tied"``, ``[K]`` for ``"spherical"``, ``[]`` for
+    ``"tied_spherical"``), ``correlation_cholesky`` (``[K, D, D]`` or, ``"tied"``, ``[D, D]``;
+    only there for ``"full"`` and ``"tied"`` with D > 1), and, deterministic, ``covariances``
+    (``[K, D, D]`` or, where one is shared, ``[D, D]``). Discrete latent ``component`` ``[n]``,
+    which the distribution of the observed ``x`` ``[n, D]`` sums out. Plates ``cluster`` (K) and
+    ``observation`` (n). Missing entries of x, as NaN, are integrated out. The priors do not
+    know the units of the data: standardise these, or set the priors.
 
     Examples
     --------
@@ -97,203 +88,94 @@ class GaussianMixture:
     scale_log_sd: float = 1.0
     correlation_concentration: float = 1.0
     covariance_floor: float = 1e-6
+    equal_weights: bool = False
+    init: str = "k-means++"
 
     def __post_init__(self) -> None:
-        check_count(self.n_components, "n_components", 1)
-        if self.covariance not in COVARIANCES:
-            raise DataError(
-                f"covariance must be one of {', '.join(COVARIANCES)}, got {self.covariance!r}"
-            )
-        for name in ("weight_concentration", "scale_log_sd", "correlation_concentration"):
-            check_number(getattr(self, name), name, positive=True)
+        self._check_options()
+        family = self.family
         for name in ("loc_mean", "loc_scale", "scale_median"):
-            value = check_numbers(getattr(self, name), name, positive=name != "loc_mean")
             # A list would keep the program from being hashed and compared.
-            object.__setattr__(self, name, value)
-        if self.covariance == "spherical" and isinstance(self.scale_median, tuple):
-            raise DataError(
-                "scale_median must be one number for a spherical covariance, "
-                f"got {self.scale_median!r}"
-            )
-        if check_number(self.covariance_floor, "covariance_floor") < 0:
-            raise DataError(f"covariance_floor must be >= 0, got {self.covariance_floor!r}")
+            object.__setattr__(self, name, getattr(family, name))
 
     @property
-    def dims(self) -> dict[str, tuple[str, ...]]:
-        """Names of the event dimensions of each site."""
-        matrix = ("feature", "feature_bis")
-        names: dict[str, tuple[str, ...]] = {
-            "weights": ("cluster",),
-            "locs": ("feature",),
-            "covariances": matrix,
-            "x": ("feature",),
-            "component": ("cluster",),
-        }
-        if self.covariance != "spherical":
-            names["scales"] = ("feature",)
-        if self.covariance in ("full", "tied"):
-            names["correlation_cholesky"] = matrix
-        return names
+    def family(self) -> GaussianFamily:
+        """The components."""
+        return GaussianFamily(**{f.name: getattr(self, f.name) for f in fields(GaussianFamily)})
 
-    def coords(
-        self, x: Any = None, *, n: int | None = None, dim: int | None = None
-    ) -> dict[str, Sequence[Any]]:
-        """Labels of the dimensions: the columns and the index of a data frame."""
-        labels: dict[str, Sequence[Any]] = {"cluster": range(self.n_components), **row_labels(x)}
-        if x is not None or dim is not None:
-            features = range(as_size(dim, "dim")) if x is None else column_labels(x)
-            labels["feature"] = labels["feature_bis"] = features
-        return labels
+    @classmethod
+    def k_means(cls, n_clusters: int, **options: Any) -> GaussianMixture:
+        r"""The program whose classification likelihood k-means climbs.
 
-    def __call__(self, x: Any = None, *, n: int | None = None, dim: int | None = None) -> Tensor:
-        """Run the program.
+        With equal weights and one variance :math:`\sigma^2` for all features of all components,
+        the most probable component is that of the nearest centre, and the best centre is the mean
+        of its points: ``EM(hard=True)`` makes the steps of Lloyd's algorithm (Celeux & Govaert
+        1992, section 3). Inertia is :math:`n D \sigma^2` at the fitted :math:`\sigma`.
 
         Parameters
         ----------
-        x
-            Points ``[n, D]``; missing to simulate them.
-        n, dim
-            How many points of how many features to simulate.
-
-        Returns
-        -------
-        Tensor
-            The points ``[n, D]``, given or simulated.
-
-        Raises
-        ------
-        DataError
-            If neither ``x`` nor both ``n`` and ``dim`` are given, ``x`` is not a matrix, it
-            has fewer rows than there are components, a prior has another number of
-            features, or ``x`` holds NaN or infinite entries (looked at while Pyro
-            validates).
+        n_clusters : int
+            Number of clusters.
+        **options
+            Other options of the class.
         """
-        x, n, d = self._points_or_size(x, n, dim)
-        like = torch.empty(()) if x is None else x
-        concentration = like.new_tensor(self.weight_concentration)
-        weights = pyro.sample("weights", dist.Dirichlet(concentration.expand(self.n_components)))
-        cluster = pyro.plate("cluster", self.n_components, device=str(like.device))
-        tied = self.covariance == "tied"
-        with nullcontext() if tied else cluster:
-            scale_tril = sample_covariance(
-                self.covariance,
-                like,
-                d,
-                median=self.scale_median,
-                log_sd=self.scale_log_sd,
-                concentration=self.correlation_concentration,
-            )
-        with cluster:
-            mean, scale = like.new_tensor(self.loc_mean), like.new_tensor(self.loc_scale)
-            locs = pyro.sample("locs", dist.Normal(mean.expand(d), scale).to_event(1))
-        with pyro.plate("observation", n, device=str(like.device)) as index:
-            component = pyro.sample("component", dist.Categorical(weights))
-            # The new dimension is this plate's, for plates outside that vectorise the program.
-            loc = Vindex(locs.unsqueeze(-3))[..., component, :]
-            if not tied:
-                scale_tril = Vindex(scale_tril.unsqueeze(-4))[..., component, :, :]
-            points = None if x is None else x[plate_rows(index, n, x.device)]
-            return pyro.sample("x", ComponentNormal(loc, scale_tril), obs=points)
+        return cls(n_clusters, covariance="tied_spherical", equal_weights=True, **options)
 
-    def initial(
-        self, x: Any = None, *, n: int | None = None, dim: int | None = None
-    ) -> dict[str, Tensor]:
-        """Start at the moments of k-means clusters, seeded from torch's random numbers.
 
-        Each covariance is drawn towards the features' overall variances, as if D + 1
-        points had those.
-        """
-        if x is None:
-            return {}
-        x, n, d = self._points_or_size(x, n, dim)
-        clusters = k_means(x, self.n_components)
-        members = torch.nn.functional.one_hot(clusters, self.n_components).to(x.dtype)
-        variances = positive_or_one(x.var(0, correction=0))
-        overall = average_of_sites({"scales": variances.sqrt()}, self.covariance)
-        if self.covariance == "spherical":
-            overall = variances.mean()
-        moments = component_moments(
-            x, members, self.covariance, x.mean(0).expand(self.n_components, d)
-        )
-        average = (moments.scatter + (d + 1) * overall) / (moments.counts + d + 1)
-        return {
-            "weights": (moments.sizes + 1) / (n + self.n_components),
-            "locs": moments.means,
-            **covariance_sites(average, self.covariance, variances, self.covariance_floor),
-        }
+@dataclass(frozen=True)
+class Mixture(MixtureProgram):
+    r"""Rows of independent discrete features from K components.
 
-    def m_step(
-        self,
-        responsibilities: dict[str, Tensor],
-        params: dict[str, Tensor],
-        x: Any = None,
-        *,
-        objective: str,
-        n: int | None = None,
-        dim: int | None = None,
-    ) -> dict[str, Tensor]:
-        """Maximise the expected complete-data log-likelihood.
+    .. math:: z_i \sim \mathrm{Categorical}(\text{weights}), \qquad
+              x_{id} \sim \mathrm{Emission}(\theta_{z_i d})
 
-        The weighted means and covariances of Bishop (2006), *Pattern Recognition and
-        Machine Learning*, equations 9.17 and 9.19, as factors. A component without
-        responsibility keeps its values.
+    Mixtures of Poisson counts, of binary features (Bishop 2006, *Pattern Recognition and Machine
+    Learning*, section 9.3.3) and of categorical ones, which is latent class analysis (Lazarsfeld &
+    Henry 1968; Goodman 1974).
 
-        Parameters
-        ----------
-        responsibilities
-            ``component``: posterior probabilities ``[n, K]``.
-        params
-            Current values of the sites.
-        x
-            Points ``[n, D]``.
-        objective
-            ``"likelihood"``; the posterior has no closed form, and then nothing is
-            returned.
-        n, dim
-            As in the call of the program.
+    Parameters
+    ----------
+    n_components : int
+        Number of components K.
+    emission : {"poisson", "bernoulli", "categorical"}
+        What the features are.
+    weight_concentration : float
+        Parameter of the symmetric Dirichlet prior on ``weights``.
+    equal_weights, init
+        As in `GaussianMixture`.
+    options : dict
+        Of the emission: for ``"poisson"`` shape ``alpha`` and inverse scale ``beta`` of the Gamma
+        prior on the rates; for ``"bernoulli"`` ``alpha`` and ``beta`` of the Beta prior; for
+        ``"categorical"`` the number ``n_categories`` of categories (required) and the
+        ``concentration`` of the Dirichlet prior.
 
-        Returns
-        -------
-        dict
-            ``locs``, ``scales`` and, where there is one, ``correlation_cholesky``.
+    Notes
+    -----
+    Sites ``weights`` ``[K]`` and ``rates`` ``[K, D]`` (Poisson), ``probabilities`` ``[K, D]``
+    (Bernoulli) or ``probabilities`` ``[K, D, C]`` (categorical). Discrete latent ``component``
+    ``[n]``, which the distribution of the observed ``x`` ``[n, D]`` sums out. Plates ``cluster``
+    and ``observation``. Missing entries of x, as NaN, are left out.
 
-        Raises
-        ------
-        DataError
-            If a covariance is singular, which needs ``covariance_floor=0``.
-        """
-        if objective != "likelihood" or x is None:
-            return {}
-        x, n, _ = self._points_or_size(x, n, dim)
-        _, means, scatter, counts = component_moments(
-            x, responsibilities["component"], self.covariance, params["locs"]
-        )
-        average = scatter / positive_or_one(counts)
-        if bool((counts <= 0).any()):
-            average = torch.where(counts > 0, average, average_of_sites(params, self.covariance))
-        variances = positive_or_one(x.var(0, correction=0))
-        sites = covariance_sites(average, self.covariance, variances, self.covariance_floor)
-        return {"locs": means, **sites}
+    Examples
+    --------
+    >>> import pyro
+    >>> pyro.set_rng_seed(0)
+    >>> Mixture(2, "categorical", options={"n_categories": 3})(n=100, dim=4).shape
+    torch.Size([100, 4])
+    """
 
-    def _points_or_size(
-        self, x: Any, n: int | None, dim: int | None
-    ) -> tuple[Tensor | None, int, int]:
-        if x is None:
-            if n is None or dim is None:
-                raise DataError("give x, or the numbers n of points and dim of features")
-            shape = as_size(n, "n"), as_size(dim, "dim")
-        else:
-            x = as_matrix(x, "x")
-            shape = tuple(x.shape)
-            if n not in (None, shape[0]) or dim not in (None, shape[1]):
-                raise DataError(f"x has shape {shape}, but n={n} and dim={dim} were given")
-            if shape[0] < self.n_components:
-                raise DataError(
-                    f"x must have at least one row for each of {self.n_components} components, "
-                    f"got {shape[0]}"
-                )
-        for name in ("loc_mean", "loc_scale", "scale_median"):
-            value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != shape[1]:
-                raise DataError(f"{name} has {len(value)} entries, but x has {shape[1]} features")
-        return x, *shape
+    n_components: int
+    emission: str
+    weight_concentration: float = 1.0
+    equal_weights: bool = False
+    init: str = "k-means++"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        self._check_options()
+        _ = self.family
+
+    @property
+    def family(self) -> Any:
+        """The components."""
+        return family_of(self.emission, self.options)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -12,102 +11,58 @@ import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
-from likely.envs import DataError
-from likely.models._data import (
-    as_matrix,
-    as_outcomes,
-    check_outcomes,
-    column_labels,
-    plate_rows,
-    row_labels,
+from likely.models._data import as_matrix, as_outcomes, check_outcomes
+from likely.models._linear import Regression, linear_predictor
+from likely.models._noise import (
+    check_noise,
+    noise_distribution,
+    sample_degrees_of_freedom,
+    sample_scale,
 )
 from likely.models._options import check_number
+from likely.models._outcomes import observation_plate, row_weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Regression:
-    """Intercept, coefficients and labels that the regressions share."""
+class LinearRegression(Regression):
+    r"""Real outcomes whose location is linear in the covariates.
 
-    intercept: bool = True
-    intercept_scale: float = 10.0
-    coefficients_scale: float = 10.0
-    dims: ClassVar[dict[str, tuple[str, ...]]] = {"coefficients": ("feature",)}
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.intercept, bool):
-            raise DataError(f"intercept must be True or False, got {self.intercept!r}")
-        check_number(self.intercept_scale, "intercept_scale", positive=True)
-        check_number(self.coefficients_scale, "coefficients_scale", positive=True)
-
-    def coords(self, x: Any, y: Any = None) -> dict[str, Sequence[Any]]:
-        """Labels of the dimensions: the columns and the index of data frames."""
-        return {"feature": column_labels(x), **(row_labels(x) or row_labels(y))}
-
-    def _sample_weights(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Sample the intercept (None where there is none) and the coefficients ``[d]``."""
-        zero = x.new_zeros(())
-        intercept = None
-        if self.intercept:
-            intercept = pyro.sample(
-                "intercept", dist.Normal(zero, x.new_tensor(self.intercept_scale))
-            )
-        prior = dist.Normal(x.new_zeros(x.shape[1]), x.new_tensor(self.coefficients_scale))
-        return intercept, pyro.sample("coefficients", prior.to_event(1))
-
-    def _least_squares(self, x: Tensor, target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Weights that minimise the squared error, and the predictions ``[n]``."""
-        design = torch.cat([torch.ones_like(x[:, :1]), x], 1) if self.intercept else x
-        # The pseudo-inverse also serves covariates that depend on each other.
-        weights = torch.linalg.pinv(design.T @ design, hermitian=True) @ (design.T @ target)
-        start = {"coefficients": weights[-x.shape[1] :]}
-        if self.intercept:
-            start["intercept"] = weights[0]
-        return start, design @ weights
-
-
-def _linear_predictor(x: Tensor, intercept: Tensor | None, coefficients: Tensor) -> Tensor:
-    """Compute ``x @ coefficients + intercept``.
-
-    Parameters
-    ----------
-    x
-        Covariates, ``[n, d]``.
-    intercept
-        Scalar, or ``[*batch, 1]`` when plates outside vectorise the program.
-    coefficients
-        ``[d]``, or ``[*batch, 1, d]``.
-
-    Returns
-    -------
-    Tensor
-        ``[n]``, or ``[*batch, n]``.
-    """
-    single = coefficients.dim() == 1
-    predictor = x @ coefficients if single else (coefficients @ x.T).squeeze(-2)
-    return predictor if intercept is None else predictor + intercept
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearRegression(_Regression):
-    r"""Normal outcomes whose mean is linear in the covariates.
-
-    .. math:: y_i \sim \mathrm{Normal}(\text{intercept} + x_i^\top \text{coefficients},
-              \text{scale})
+    .. math:: y_i = \text{intercept} + x_i^\top \text{coefficients} +
+              \text{scale} \cdot \varepsilon_i
 
     Parameters
     ----------
     intercept : bool
         Whether there is one; without it the prediction at x = 0 is 0.
-    intercept_scale, coefficients_scale : float
-        Standard deviations of their normal priors, which are centred at 0.
+    intercept_scale : float or None
+        Standard deviation of its normal prior, which is centred at 0. None makes the prior
+        flat (improper), which penalises nothing; a forward run puts the intercept at 0.
+    prior : {"normal", "laplace"}
+        Prior of each coefficient, centred at 0.
+    coefficients_scale : float or None
+        Its scale: the standard deviation of the normal, the mean absolute value of the
+        Laplace distribution. None makes it flat.
+    noise : {"normal", "laplace", "student"}
+        Distribution of the errors: least squares, least absolute deviations, or heavy tails.
+    scale : float, optional
+        The scale of the errors where it is known; there is no such site then.
     scale_scale : float
         Scale of the half-normal prior on ``scale``, in the units of y.
+    degrees_of_freedom : float or None
+        Of Student's t, where that is the noise; None makes it an unknown site with a
+        Gamma(2, 0.1) prior.
 
     Notes
     -----
-    Sites ``intercept`` (a scalar), ``coefficients`` ``[d]``, ``scale`` (a positive scalar)
-    and, observed, ``y`` ``[n]``; plate ``observation``. The priors do not know the units
-    of the data: standardise these, or widen the priors.
+    Sites ``intercept`` (a scalar), ``coefficients`` ``[d]``, ``scale`` (a positive scalar,
+    unless it is known), ``degrees_of_freedom`` (a positive scalar, if asked for) and,
+    observed, ``y`` ``[n]``; plate ``observation``. The priors do not know the units of the
+    data: standardise these, or widen the priors.
+
+    Penalties are priors. With known ``scale`` s and ``intercept_scale=None`` the posterior
+    mode minimises squared error + λ Σ coefficients² (ridge, weight decay) for the normal prior
+    of scale s/√λ, and squared error / 2n + α Σ |coefficients| (lasso) for the Laplace prior
+    of scale s²/(nα).
 
     Examples
     --------
@@ -117,13 +72,20 @@ class LinearRegression(_Regression):
     torch.Size([5])
     """
 
+    noise: str = "normal"
+    scale: float | None = None
     scale_scale: float = 10.0
+    degrees_of_freedom: float | None = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_noise(self.noise)
         check_number(self.scale_scale, "scale_scale", positive=True)
+        for name in ("scale", "degrees_of_freedom"):
+            if getattr(self, name) is not None:
+                check_number(getattr(self, name), name, positive=True)
 
-    def __call__(self, x: Any, y: Any = None) -> Tensor:
+    def __call__(self, x: Any, y: Any = None, *, weights: Any = None) -> Tensor:
         """Run the program.
 
         Parameters
@@ -132,6 +94,8 @@ class LinearRegression(_Regression):
             Covariates ``[n, d]``.
         y
             Outcomes ``[n]``; missing to simulate them.
+        weights
+            How often each observation counts, ``[n]`` numbers of at least 0; once by default.
 
         Returns
         -------
@@ -141,34 +105,43 @@ class LinearRegression(_Regression):
         Raises
         ------
         DataError
-            If ``x`` is not a matrix, ``y`` not a vector of its length, or either holds NaN
-            or infinite entries (looked at while Pyro validates).
+            If ``x`` is not a matrix, ``y`` or ``weights`` not a vector of its length, or,
+            looked at while Pyro validates, one of them holds NaN or infinite entries or
+            ``weights`` negative ones.
         """
         x = as_matrix(x, "x")
         y = None if y is None else as_outcomes(y, "y", len(x), like=x)
-        intercept, coefficients = self._sample_weights(x)
-        scale = pyro.sample("scale", dist.HalfNormal(x.new_tensor(self.scale_scale)))
-        with pyro.plate("observation", len(x), device=str(x.device)) as index:
-            rows = plate_rows(index, len(x), x.device)
-            mean = _linear_predictor(x[rows], intercept, coefficients)
-            obs = None if y is None else y[rows]
-            return pyro.sample("y", dist.Normal(mean, scale), obs=obs)
+        intercept, coefficients = self.sample_weights(x)
+        scale = sample_scale(self.scale, self.scale_scale, x)
+        degrees = None
+        if self.noise == "student":
+            degrees = sample_degrees_of_freedom(self.degrees_of_freedom, x)
+        with observation_plate(len(x), x, weights) as rows:
+            mean = linear_predictor(x[rows], intercept, coefficients)
+            outcome = noise_distribution(self.noise, mean, scale, degrees)
+            return pyro.sample("y", outcome, obs=None if y is None else y[rows])
 
-    def initial(self, x: Any, y: Any = None) -> dict[str, Tensor]:
+    def initial(self, x: Any, y: Any = None, *, weights: Any = None) -> dict[str, Tensor]:
         """Start at least squares; the scale starts above 1/1000 of that of ``y``."""
         if y is None:
             return {}
         x = as_matrix(x, "x")
         y = as_outcomes(y, "y", len(x), like=x)
-        start, fitted = self._least_squares(x, y)
-        size = y.square().mean().sqrt()
+        start, fitted = self.least_squares(x, y, weights)
+        if self.noise == "student" and self.degrees_of_freedom is None:
+            start["degrees_of_freedom"] = x.new_tensor(4.0)
+        if self.scale is not None:
+            return start
+        share = row_weights(weights, y)
+        share = share / share.sum()
+        size = (share @ y.square()).sqrt()
         # Points on a line leave no residual to start from, and zeros no size either.
-        scale = torch.maximum((y - fitted).square().mean().sqrt(), 1e-3 * size)
+        scale = torch.maximum((share @ (y - fitted).square()).sqrt(), 1e-3 * size)
         return {**start, "scale": torch.where(scale > 0, scale, torch.ones_like(scale))}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogisticRegression(_Regression):
+class LogisticRegression(Regression):
     r"""Binary outcomes whose log-odds are linear in the covariates.
 
     .. math:: y_i \sim \mathrm{Bernoulli}(\sigma(\text{intercept} +
@@ -178,8 +151,95 @@ class LogisticRegression(_Regression):
     ----------
     intercept : bool
         Whether there is one; without it the probability at x = 0 is 1/2.
-    intercept_scale, coefficients_scale : float
-        Standard deviations of their normal priors, which are centred at 0.
+    intercept_scale : float or None
+        Standard deviation of its normal prior, which is centred at 0. None makes the prior
+        flat (improper), which penalises nothing; a forward run puts the intercept at 0.
+    prior : {"normal", "laplace"}
+        Prior of each coefficient, centred at 0.
+    coefficients_scale : float or None
+        Its scale: the standard deviation of the normal, the mean absolute value of the
+        Laplace distribution. None makes it flat.
+
+    Notes
+    -----
+    Sites ``intercept`` (a scalar), ``coefficients`` ``[d]`` and, observed, ``y`` ``[n]``;
+    plate ``observation``. The posterior mode minimises C times the log-loss plus
+    Σ coefficients² / 2 for the normal prior of scale √C, and plus Σ \|coefficients\| for the
+    Laplace prior of scale C.
+
+    Examples
+    --------
+    >>> import pyro, torch
+    >>> pyro.set_rng_seed(0)
+    >>> LogisticRegression()(torch.ones(5, 2)).shape
+    torch.Size([5])
+    """
+
+    def __call__(self, x: Any, y: Any = None, *, weights: Any = None) -> Tensor:
+        """Run the program.
+
+        Parameters
+        ----------
+        x
+            Covariates ``[n, d]``.
+        y
+            Outcomes ``[n]``, 0 or 1; missing to simulate them.
+        weights
+            How often each observation counts, ``[n]`` numbers of at least 0; once by default.
+
+        Returns
+        -------
+        Tensor
+            The outcomes ``[n]``, given or simulated, in the dtype of the covariates.
+
+        Raises
+        ------
+        DataError
+            If ``x`` is not a matrix, ``y`` or ``weights`` not a vector of its length or,
+            looked at while Pyro validates, ``x`` holds NaN or infinite entries, ``y``
+            anything but 0 and 1 or ``weights`` negative entries.
+        """
+        x = as_matrix(x, "x")
+        if y is not None:
+            y = as_outcomes(y, "y", len(x), like=x)
+            if is_validation_enabled():
+                check_outcomes((y == 0) | (y == 1), y, "y", "0 or 1")
+        intercept, coefficients = self.sample_weights(x)
+        with observation_plate(len(x), x, weights) as rows:
+            logits = linear_predictor(x[rows], intercept, coefficients)
+            obs = None if y is None else y[rows]
+            return pyro.sample("y", dist.Bernoulli(logits=logits), obs=obs)
+
+    def initial(self, x: Any, y: Any = None, *, weights: Any = None) -> dict[str, Tensor]:
+        """Start at the first Newton step from zero, least squares on ``4 (y - 1/2)``."""
+        if y is None:
+            return {}
+        x = as_matrix(x, "x")
+        y = as_outcomes(y, "y", len(x), like=x)
+        start, _ = self.least_squares(x, 4 * (y - 0.5), weights)
+        return start
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoissonRegression(Regression):
+    r"""Counts whose log-rate is linear in the covariates.
+
+    .. math:: y_i \sim \mathrm{Poisson}(\text{exposure}_i \, e^{\text{intercept} +
+              x_i^\top \text{coefficients}})
+
+    Parameters
+    ----------
+    intercept : bool
+        Whether there is one; without it the rate at x = 0 is 1 for each unit of exposure.
+    intercept_scale : float or None
+        Standard deviation of its normal prior, which is centred at 0. None makes the prior
+        flat (improper), which penalises nothing; a forward run puts the intercept at 0.
+    prior : {"normal", "laplace"}
+        Prior of each coefficient, centred at 0.
+    coefficients_scale : float or None
+        Its scale: the standard deviation of the normal, the mean absolute value of the
+        Laplace distribution. None makes it flat. The default is narrower than elsewhere:
+        a coefficient of 1 multiplies the rate by e.
 
     Notes
     -----
@@ -190,11 +250,16 @@ class LogisticRegression(_Regression):
     --------
     >>> import pyro, torch
     >>> pyro.set_rng_seed(0)
-    >>> LogisticRegression()(torch.ones(5, 2)).shape
+    >>> PoissonRegression()(torch.ones(5, 2), exposure=[1, 1, 2, 2, 3]).shape
     torch.Size([5])
     """
 
-    def __call__(self, x: Any, y: Any = None) -> Tensor:
+    intercept_scale: float | None = 3.0
+    coefficients_scale: float | None = 1.0
+
+    def __call__(
+        self, x: Any, y: Any = None, *, exposure: Any = None, weights: Any = None
+    ) -> Tensor:
         """Run the program.
 
         Parameters
@@ -202,37 +267,67 @@ class LogisticRegression(_Regression):
         x
             Covariates ``[n, d]``.
         y
-            Outcomes ``[n]``, 0 or 1; missing to simulate them.
+            Counts ``[n]``, integers of at least 0; missing to simulate them.
+        exposure
+            How long or how much was watched for each count, ``[n]`` positive numbers; 1 by
+            default.
+        weights
+            How often each observation counts, ``[n]`` numbers of at least 0; once by default.
 
         Returns
         -------
         Tensor
-            The outcomes ``[n]``, given or simulated, in the dtype of the covariates.
+            The counts ``[n]``, given or simulated, in the dtype of the covariates.
 
         Raises
         ------
         DataError
-            If ``x`` is not a matrix, ``y`` not a vector of its length or, looked at while
-            Pyro validates, ``x`` holds NaN or infinite entries or ``y`` anything but 0
-            and 1.
+            If ``x`` is not a matrix, another argument not a vector of its length or, looked
+            at while Pyro validates, ``x`` holds NaN or infinite entries, ``y`` anything but
+            counts, ``exposure`` an entry that is not positive or ``weights`` a negative one.
         """
         x = as_matrix(x, "x")
         if y is not None:
             y = as_outcomes(y, "y", len(x), like=x)
             if is_validation_enabled():
-                check_outcomes((y == 0) | (y == 1), y, "y", "0 or 1")
-        intercept, coefficients = self._sample_weights(x)
-        with pyro.plate("observation", len(x), device=str(x.device)) as index:
-            rows = plate_rows(index, len(x), x.device)
-            logits = _linear_predictor(x[rows], intercept, coefficients)
+                check_outcomes((y >= 0) & (y == y.floor()), y, "y", "counts 0, 1, 2, ...")
+        exposure = self._exposure(x, exposure)
+        intercept, coefficients = self.sample_weights(x)
+        with observation_plate(len(x), x, weights) as rows:
+            log_rate = linear_predictor(x[rows], intercept, coefficients)
+            if exposure is not None:
+                log_rate = log_rate + exposure[rows].log()
             obs = None if y is None else y[rows]
-            return pyro.sample("y", dist.Bernoulli(logits=logits), obs=obs)
+            return pyro.sample("y", dist.Poisson(log_rate.exp()), obs=obs)
 
-    def initial(self, x: Any, y: Any = None) -> dict[str, Tensor]:
-        """Start at the first Newton step from zero, least squares on ``4 (y - 1/2)``."""
+    def coords(
+        self, x: Any, y: Any = None, *, exposure: Any = None, weights: Any = None
+    ) -> dict[str, Any]:
+        """Labels of the dimensions: the columns and the index of data frames."""
+        return dict(super().coords(x, y))
+
+    def initial(
+        self, x: Any, y: Any = None, *, exposure: Any = None, weights: Any = None
+    ) -> dict[str, Tensor]:
+        """Start at least squares on the logarithms of the rates, half a count added to each.
+
+        Rows are weighed by their counts, which is the precision of such a logarithm.
+        """
         if y is None:
             return {}
         x = as_matrix(x, "x")
         y = as_outcomes(y, "y", len(x), like=x)
-        start, _ = self._least_squares(x, 4 * (y - 0.5))
+        watched = self._exposure(x, exposure)
+        target = (y + 0.5).log() if watched is None else ((y + 0.5) / watched).log()
+        start, _ = self.least_squares(x, target, (y + 0.5) * row_weights(weights, y))
         return start
+
+    @staticmethod
+    def _exposure(x: Tensor, exposure: Any) -> Tensor | None:
+        """Exposures ``[n]``, checked."""
+        if exposure is None:
+            return None
+        watched = as_outcomes(exposure, "exposure", len(x), like=x).to(x.device)
+        if is_validation_enabled():
+            check_outcomes(watched > 0, watched, "exposure", "positive numbers")
+        return watched

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,45 @@ def loo(data: Any, **options: Any) -> Any:
             "choose one with var_name="
         )
     return arviz().loo(data, **options)
+
+
+@dataclass(frozen=True)
+class Elpd:
+    """PSIS-LOO of one model.
+
+    Attributes
+    ----------
+    elpd, se : float
+        Expected log pointwise predictive density and its standard error, in nats.
+    p : float
+        Effective number of parameters.
+    pointwise : array
+        Each observation's part of ``elpd``, [observation].
+    khat : array
+        Pareto shape of each observation's weights, [observation].
+    """
+
+    elpd: float
+    se: float
+    p: float
+    pointwise: np.ndarray
+    khat: np.ndarray
+
+
+def elpd(data: Any) -> Elpd:
+    """`loo` with its parts under the same names whatever the ArviZ.
+
+    ArviZ's warning about large Pareto shapes is left to the reader of ``khat``.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")
+        found = loo(data, pointwise=True)
+    if has_inference_data():
+        values = found.elpd_loo, found.se, found.p_loo, found.loo_i, found.pareto_k
+    else:
+        values = found.elpd, found.se, found.p, found.elpd_i, found.pareto_k
+    total, se, p, pointwise, khat = (np.asarray(value, dtype=float).ravel() for value in values)
+    return Elpd(float(total[0]), float(se[0]), float(p[0]), pointwise, khat)
 
 
 def compare(data: Mapping[str, Any], **options: Any) -> pd.DataFrame:

@@ -54,7 +54,13 @@ class Dimensions:
         self.used: set[str] = set()
         self.renamed: dict[str, str] = {}
         sites = program.sites
-        known = {*sites.unknowns, *sites.latents, *sites.observed, *sites.deterministic}
+        known = {
+            *sites.unknowns,
+            *sites.latents,
+            *sites.inner,
+            *sites.observed,
+            *sites.deterministic,
+        }
         unknown = sorted(set(self.given_dims) - known)
         if unknown:
             raise FitError(

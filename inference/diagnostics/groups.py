@@ -288,4 +288,7 @@ def _latents(fit: Fit, names: Dimensions, program: Program) -> Arrays:
     for name, latent in program.sites.latents.items():
         probabilities = as_numpy(fit.latent(name))
         arrays[name] = names.of(name, probabilities.shape, latent.dims), probabilities
+    for name, inner in program.sites.inner.items():
+        probabilities = as_numpy(fit.latent(name))
+        arrays[name] = names.of(name, probabilities.shape, inner.dims), probabilities
     return arrays

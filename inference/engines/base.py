@@ -18,6 +18,7 @@ from likely.inference.fit import Fit
 from likely.inference.handlers import set_seed
 from likely.inference.monitor import FROM_CALLBACK, Callback, Monitor
 from likely.inference.program import Program
+from likely.inference.relabel import one_labelling
 
 
 @runtime_checkable
@@ -57,6 +58,9 @@ class EngineOptions:
         Where it runs.
     callback : callable, optional
         Called with a `Step` after every iteration; returning ``True`` stops the fit.
+    relabel : bool
+        Give all draws one labelling of the dimensions that the program calls ``exchangeable``; a
+        point is one draw and stays as it is.
     """
 
     name: ClassVar[str]
@@ -68,11 +72,13 @@ class EngineOptions:
     dtype: torch.dtype = torch.float64
     device: torch.device | str | None = None
     callback: Callback | None = None
+    relabel: bool = True
 
     def __post_init__(self) -> None:
         unbox(self)
         check_seed("seed", self.seed)
         check_bool("progress", self.progress)
+        check_bool("relabel", self.relabel)
         if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
             raise OptionError(f"dtype must be a floating torch.dtype, got {self.dtype!r}")
         if self.init is not None and not isinstance(self.init, Mapping | Fit):
@@ -150,6 +156,15 @@ class EngineOptions:
                 if name in shapes and value.shape == shapes[name]
             }
         return self.init
+
+    def labelled(
+        self,
+        program: Program,
+        draws: Mapping[str, torch.Tensor],
+        log_density: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Draws of the unknowns under one labelling, unless that was switched off."""
+        return one_labelling(program, draws, log_density) if self.relabel else dict(draws)
 
     def described(self) -> dict[str, Any]:
         """Options as plain values, for the record."""

@@ -1,4 +1,4 @@
-"""The E-step: expected statistics of any program with enumerated latents.
+"""The E-step: expected statistics of any program with latents.
 
 Everything an M-step needs is in `Expectation`; its statistics add over shards of data.
 """
@@ -15,6 +15,7 @@ from likely.inference.engines.boundary import is_simplex
 from likely.inference.errors import ProgramError
 from likely.inference.factors import apply_scale, as_packed, dims_of, marginals
 from likely.inference.handlers import base_distribution
+from likely.inference.inner import Statistics
 from likely.inference.program import Program, Run, Values
 from likely.inference.quantities import responsibilities
 from likely.inference.tables import Table
@@ -35,6 +36,8 @@ class Expectation:
         not used as a table (see `find_tables`).
     weights : list of Tensor
         Posterior probability of what each enumerated factor depends on, packed.
+    statistics : dict of str to dict
+        Expected sufficient statistics by observed site, where its distribution sums a latent out.
     responsibilities : callable
         ``responsibilities(name)`` gives a latent's probabilities [*plates, K].
     concentrations : dict of str to Tensor
@@ -45,6 +48,7 @@ class Expectation:
     log_prior: torch.Tensor
     counts: dict[str, torch.Tensor]
     weights: list[torch.Tensor]
+    statistics: dict[str, Statistics]
     responsibilities: Callable[[str], torch.Tensor]
     concentrations: dict[str, torch.Tensor]
 
@@ -83,7 +87,7 @@ def expect(
     leaves = {name: values[name].detach().clone().requires_grad_(True) for name in tables}
     with torch.enable_grad():
         wrapped = {name: leaf.as_subclass(Table) for name, leaf in leaves.items()}
-        run = program.run({**values, **wrapped})
+        run = program.run({**values, **wrapped}, apart=True)
         if not with_prior and any(f.role == "unknown" for f in run.enumerated):
             names = [f.name for f in run.enumerated if f.role == "unknown"]
             raise ProgramError(
@@ -91,7 +95,9 @@ def expect(
                 "alone has no E-step; use EM(objective='posterior'), MLE or MAP"
             )
         components, weights = marginals(run.enumerated, run.sum_dims, hard)
-        grads = _gradient_of_expected(run, weights, leaves, with_prior)
+        inner = {site.name: site.expectation(hard) for site in run.summed}
+        statistics = {name: found for name, (_, found) in inner.items()}
+        grads = _gradient_of_expected(run, weights, statistics, leaves, with_prior)
     counts = {}
     for name, leaf in leaves.items():
         table, grad = leaf.detach(), grads.get(name)
@@ -101,19 +107,25 @@ def expect(
         counts[name] = torch.where(table > 0, table * grad, torch.zeros_like(table))
     direct = [f for f in run.direct if f.role == "observed"]
     likelihood = [c.total() for c in components] + [f.total().detach() for f in direct]
+    likelihood += [total for total, _ in inner.values()]
     prior = [f.total().detach() for f in run.direct if f.role == "unknown"]
     return Expectation(
         log_likelihood=sum(likelihood, program.zero),
         log_prior=sum(prior, program.zero),
         counts=counts,
         weights=weights,
+        statistics=statistics,
         responsibilities=lambda name: responsibilities(program, run, weights, name).detach(),
         concentrations={name: _concentration(run, name, leaves[name]) for name in tables},
     )
 
 
 def _gradient_of_expected(
-    run: Run, weights: list[torch.Tensor], leaves: Mapping[str, torch.Tensor], with_prior: bool
+    run: Run,
+    weights: list[torch.Tensor],
+    statistics: Mapping[str, Statistics],
+    leaves: Mapping[str, torch.Tensor],
+    with_prior: bool,
 ) -> Mapping[str, torch.Tensor | None]:
     """Derivative of `expected_log_density` by the tables, without forming it."""
     outputs, cotangents = [], []
@@ -130,6 +142,10 @@ def _gradient_of_expected(
                 order = [dims_of(scaled).index(dim) for dim in dims_of(weight)]
                 scaled = scaled.permute(order)
             cotangents.append(scaled)
+    for site in run.summed:
+        natural, counts = site.gradient_terms(statistics[site.name])
+        outputs += natural
+        cotangents += counts
     if not leaves or not outputs:
         return {}
     found = torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
@@ -138,7 +154,7 @@ def _gradient_of_expected(
 
 def expected_log_density(
     run: Run,
-    weights: list[torch.Tensor],
+    expected: Expectation,
     with_prior: bool,
     without: frozenset[str] = frozenset(),
 ) -> torch.Tensor:
@@ -147,16 +163,17 @@ def expected_log_density(
     Parameters
     ----------
     run : Run
-        A run at the values to judge.
-    weights : list of Tensor
-        Posterior probabilities of the run's enumerated factors, from an E-step.
+        A run at the values to judge, with ``apart``.
+    expected : Expectation
+        An E-step.
     with_prior : bool
         Add the priors of the unknowns.
     without : frozenset of str
         Unknowns whose own prior is left out.
     """
     terms = [f.total() for f in run.direct if f.role == "observed"]
-    for factor, weight in zip(run.enumerated, weights, strict=True):
+    terms += [site.expected(expected.statistics[site.name]) for site in run.summed]
+    for factor, weight in zip(run.enumerated, expected.weights, strict=True):
         # An impossible value (log 0) that has no weight adds nothing: 0 · log 0 = 0.
         zero = factor.log_prob.new_zeros(())
         product = torch.where(weight > 0, weight * factor.log_prob, zero)
@@ -214,7 +231,7 @@ def find_tables(
     if not candidates:
         return candidates
     found = expect(program, values, candidates, hard=hard, with_prior=with_prior)
-    base = _expected_at(program, values, found.weights, with_prior, candidates)
+    base = _expected_at(program, values, found, with_prior, candidates)
     tables = set()
     for name in candidates:
         counts, table = found.counts[name], values[name]
@@ -224,7 +241,7 @@ def find_tables(
         moved = 0.5 * table + 0.5 * normalise(counts, table, None)
         change = torch.where(counts > 0, counts * (moved.log() - table.log()), 0.0).sum()
         there = _expected_at(
-            program, {**values, name: moved}, found.weights, with_prior, candidates
+            program, {**values, name: moved}, found, with_prior, candidates
         )
         error = abs(float(there - base - change))
         if error <= 1e-7 * max(1.0, abs(float(base)), float(counts.sum())):
@@ -235,9 +252,10 @@ def find_tables(
 def _expected_at(
     program: Program,
     values: Values,
-    weights: list[torch.Tensor],
+    expected: Expectation,
     with_prior: bool,
     without: frozenset[str],
 ) -> torch.Tensor:
     with torch.no_grad():
-        return expected_log_density(program.run(values), weights, with_prior, without)
+        run = program.run(values, apart=True)
+        return expected_log_density(run, expected, with_prior, without)

@@ -117,7 +117,7 @@ class PointEngine(PointOptions):
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         values = coordinates.start(self.start_values(program), attempt)
-        if self.em_steps and program.sites.latents and self.batch_size is None:
+        if self.em_steps and program.sites.hidden and self.batch_size is None:
             values = self._by_em(program, coordinates, values)
         start = coordinates.unconstrain(values)
         with self.monitor(attempt) as monitor:

@@ -83,7 +83,7 @@ class Laplace(SearchOptions):
         noise = torch.randn(self.draws, coordinates.size, dtype=mode.dtype, device=mode.device)
         # precision = L Lᵀ, so Lᵀ⁻¹ z has its inverse as covariance.
         flat = mode + torch.linalg.solve_triangular(factor.T, noise.T, upper=True).T
-        draws = coordinates.constrain_draws(flat[None])
+        draws = self.labelled(program, coordinates.constrain_draws(flat[None]))
         evidence = found.objective + 0.5 * coordinates.size * _LOG_2PI
         evidence -= float(factor.diagonal().log().sum())
         return Result.from_found(

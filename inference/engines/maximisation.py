@@ -100,7 +100,10 @@ def _declared(
     if hook is None:
         return {}
     found = hook(
-        {name: expected.responsibilities(name) for name in program.sites.latents},
+        {
+            **{name: expected.responsibilities(name) for name in program.sites.latents},
+            **expected.statistics,
+        },
         dict(values),
         *program.args,
         objective=objective,
@@ -146,8 +149,8 @@ def _search_rest(
 
     def lost(x: torch.Tensor) -> torch.Tensor:
         free = coordinates.split(flat.index_copy(0, chosen, x))
-        run = program.run({**values, **{name: free[name] for name in names}}, unconstrained=names)
-        return -expected_log_density(run, expected.weights, with_prior)
+        run = program.run({**values, **{name: free[name] for name in names}}, unconstrained=names, apart=True)
+        return -expected_log_density(run, expected, with_prior)
 
     def function(x: torch.Tensor) -> Evaluation:
         x = x.detach().requires_grad_(True)

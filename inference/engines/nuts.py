@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -122,7 +122,8 @@ class NUTS(EngineOptions):
             name: torch.as_tensor(np.stack([chain.stats[name][:kept] for chain in chains]))
             for name in chains[0].stats
         }
-        diagnostics = _diagnose(draws, stats)
+        draws = self.labelled(program, draws, stats["lp"])
+        diagnostics = {"divergences": float(stats["diverging"].sum()), **mixing(draws)}
         interrupted = any(chain.interrupted for chain in chains)
         reason = "interrupted" if interrupted else _complaint(diagnostics, kept * len(chains))
         return Result(
@@ -263,8 +264,14 @@ class NUTS(EngineOptions):
         return Chain(np.stack(kept), stats, interrupted)
 
 
-def _diagnose(draws: dict[str, torch.Tensor], stats: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Divergences, smallest effective sample size and largest split R-hat over all elements."""
+def mixing(draws: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Smallest effective sample size and largest split R-hat over all elements.
+
+    Parameters
+    ----------
+    draws : mapping of str to Tensor
+        Site to draws [chain, draw, *shape].
+    """
     worst_ess, worst_rhat = float("inf"), 1.0
     stuck = True
     for value in draws.values():
@@ -279,7 +286,6 @@ def _diagnose(draws: dict[str, torch.Tensor], stats: dict[str, torch.Tensor]) ->
         worst_ess = min(worst_ess, float(effective_sample_size(elements).min()))
         worst_rhat = max(worst_rhat, float(split_gelman_rubin(elements).max()))
     return {
-        "divergences": float(stats["diverging"].sum()),
         # A sampler that never moved has seen nothing.
         "ess_min": 0.0 if stuck else max(worst_ess, 0.0),
         "rhat_max": float("inf") if stuck else worst_rhat,

@@ -13,7 +13,7 @@ import torch
 from pyro.distributions import constraints
 
 from likely.inference.engines.boundary import base_constraint
-from likely.inference.errors import ConvergenceWarning, NonFiniteError
+from likely.inference.errors import ConvergenceWarning, DegenerateWarning, NonFiniteError
 from likely.inference.fit import Fit
 from likely.inference.program import Program, Values
 from likely.inference.quantities import deterministics
@@ -130,6 +130,10 @@ def finish(
     if not result.converged:
         reason = result.reason or f"no convergence in {result.n_iter} iterations"
         warnings.warn(f"{name}: {reason}", ConvergenceWarning, stacklevel=3)
+    review = program.hook("review")
+    if review is not None:
+        for sentence in review(values | extra, *program.args, **program.kwargs):
+            warnings.warn(f"{name}: {sentence}", DegenerateWarning, stacklevel=3)
     return Fit(
         engine=name,
         options=options,

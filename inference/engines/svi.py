@@ -2,68 +2,67 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import pyro
 import torch
-from pyro import infer, poutine
-from pyro.infer.autoguide import (
-    AutoGuide,
-    AutoIAFNormal,
-    AutoLowRankMultivariateNormal,
-    AutoMultivariateNormal,
-    AutoNormal,
-    init_to_value,
-)
-from pyro.optim import ClippedAdam, PyroOptim
-from pyro.poutine.messenger import Messenger
+from pyro import infer
+from pyro.optim import PyroOptim
+from pyro.optim.pytorch_optimizers import Adam
 
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.engines.base import SearchOptions
+from likely.inference.engines.batches import Batches
 from likely.inference.engines.checks import check_choice, check_int, check_positive
+from likely.inference.engines.elbo import Drift, elbo, has_settled
+from likely.inference.engines.guides import (
+    GUIDES,
+    BoundGuide,
+    Copies,
+    TrainedGuide,
+    bind,
+    remember,
+)
 from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.errors import OptionError, ProgramError
-from likely.inference.handlers import ReplaceParameters, Substitute, set_seed
-from likely.inference.optimise import settled
+from likely.inference.handlers import set_seed
 from likely.inference.program import PROGRAM_FAULTS, Program
 
-_GUIDES: dict[str, Callable[..., AutoGuide]] = {
-    "normal": partial(AutoNormal, init_scale=0.1),
-    "multivariate": partial(AutoMultivariateNormal, init_scale=0.1),
-    "lowrank": partial(AutoLowRankMultivariateNormal, init_scale=0.1),
-    "flow": AutoIAFNormal,
-}
 # Above this the importance ratios have no finite variance (Vehtari et al. 2024).
 KHAT_LIMIT = 0.7
-# Before the names of parameters in the scoped store.
-_OWN = "likely."
-# The step size falls to this share of itself over a run.
-_DECAY = 0.03
+# The step size holds for this share of a run, and then falls geometrically to that share of itself.
+_HOLD, _DECAY = 0.25, 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
 class SVI(SearchOptions):
     """A variational posterior by stochastic gradients of the ELBO (Hoffman et al. 2013).
 
-    Pyro's guides and estimators; discrete latents are summed out of the ELBO (`TraceEnum_ELBO`).
+    Pyro's guides and optimisers; discrete latents are summed out of the ELBO exactly, so a guide
+    draws the continuous unknowns only. Parameters without a prior, modules' among them, are fitted
+    along with the guide.
     After the fit, Pareto-smoothed importance weights say how far the guide is from the posterior:
     ``fit.diagnostics["khat"]`` above 0.7 means too far to trust (Yao et al. 2018).
 
     Parameters
     ----------
-    guide : {"normal", "multivariate", "lowrank", "flow"} or callable
+    guide : {"normal", "multivariate", "lowrank", "flow", "delta"} or callable
         Independent normals; a full, or a low-rank plus diagonal, multivariate normal; an inverse
-        autoregressive flow (which has no start, so ``init`` does not reach it); or a Pyro guide of
-        your own, called with the program's arguments.
+        autoregressive flow (which has no start, so ``init`` does not reach it); a point, whose
+        ELBO is the log joint density that `MAP` and `EM` climb; or a Pyro guide of your own, a
+        function or a module, called with the program's arguments. A copy of it is trained;
+        `trained_guide` hands it out.
+    batch_size : int, optional
+        Observations in a mini-batch. The plate around the observed sites is subsampled, so the
+        program, and a guide that draws unknowns in this plate, have to index their data with the
+        plate's indices; log-densities inside are scaled up and gradients stay unbiased.
     max_iter : int
         Number of gradient steps.
     learning_rate : float
-        Of Adam; it decays to 3 % over the run.
+        Of Adam; after a quarter of the run it falls geometrically to a thousandth, which takes
+        most of the gradients' noise out of the answer.
     optimizer : PyroOptim, optional
         Instead of Adam with decay.
     num_particles : int
@@ -72,7 +71,8 @@ class SVI(SearchOptions):
         Draws kept from the fitted guide.
     **options
         Those of `SearchOptions`, without ``tol``: a run takes ``max_iter`` steps and counts as
-        converged if the ELBO of its last quarter is no better than that of the quarter before.
+        converged if the ELBO of its last quarter is no better than that of the quarter before, and
+        the guide's parameters no longer travel one way as fast as their steps allow.
     """
 
     name: ClassVar[str] = "svi"
@@ -82,17 +82,20 @@ class SVI(SearchOptions):
     learning_rate: float = 0.03
     optimizer: PyroOptim | None = None
     num_particles: int = 1
+    batch_size: int | None = None
     draws: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.guide, str):
-            check_choice("guide", self.guide, tuple(_GUIDES))
+            check_choice("guide", self.guide, tuple(GUIDES))
         elif not callable(self.guide):
             raise OptionError(f"guide must be a name or a Pyro guide, got {self.guide!r}")
         check_positive("learning_rate", self.learning_rate)
         check_int("num_particles", self.num_particles, 1)
         check_int("draws", self.draws, 2)
+        if self.batch_size is not None:
+            check_int("batch_size", self.batch_size, 1)
         if self.optimizer is not None and not isinstance(self.optimizer, PyroOptim):
             raise OptionError(
                 f"optimizer must be a pyro.optim optimiser, got {type(self.optimizer).__name__}"
@@ -104,14 +107,17 @@ class SVI(SearchOptions):
         found = self.best_of(
             lambda attempt: self._search(program, coordinates, attempt), program.device
         )
-        draws, fixed = found.extra["draws"], found.extra["parameters"]
+        draws = self.labelled(program, found.extra["draws"])
+        fixed = found.extra["parameters"]
         weights = found.extra["log_weights"]
+        remember(program, found.extra["guide"])
         repeated = {n: v.expand((1, self.draws) + v.shape) for n, v in fixed.items()}
         return Result.from_found(
             found,
             params=posterior_mean(program, draws) | fixed,
             draws=draws | repeated,
-            reason=f"the ELBO was still rising after {found.n_iter} steps; raise max_iter",
+            reason=f"the ELBO was still rising after {found.n_iter} steps; raise max_iter, or start "
+            "nearer with init=",
             sample_stats={"log_weight": weights[None]},
             diagnostics={"khat": psis_khat(weights)},
         )
@@ -120,160 +126,88 @@ class SVI(SearchOptions):
         pyro.get_param_store().clear()
         values = coordinates.start(self.start_values(program), attempt)
         inside = coordinates.constrain(coordinates.unconstrain(values, edge=3.0))
-        _register_parameters(program, inside)
-        model, guide = _enumerated(program), self._make_guide(program, inside)
-        nesting = program.sites.max_plate_nesting
-        elbo: Any = infer.Trace_ELBO(num_particles=self.num_particles)
-        if program.sites.latents:
-            elbo = infer.TraceEnum_ELBO(num_particles=self.num_particles, max_plate_nesting=nesting)
-        decay = _DECAY ** (1.0 / self.max_iter)
-        optimizer = self.optimizer or ClippedAdam({"lr": self.learning_rate, "lrd": decay})
-        stepper = infer.SVI(model, guide, optimizer, elbo)
+        own = Copies.of_program(program, inside)
+        batches = Batches(program, self.batch_size) if self.batch_size is not None else None
+        plate = batches.plate if batches is not None else None
+        guide = bind(self.guide, program, inside, own, plate)
+
+        def loss(*_: Any) -> float:
+            indices = batches.draw() if batches is not None else None
+            total = 0.0
+            for _ in range(self.num_particles):
+                estimate, surrogate = elbo(program, guide, own.values, indices)
+                if surrogate.requires_grad:
+                    (-surrogate / self.num_particles).backward()  # type: ignore[no-untyped-call]
+                total += float(estimate.detach()) / self.num_particles
+            return -total
+
+        optimizer = self.optimizer or Adam({"lr": self.learning_rate})
+        stepper = infer.SVI(None, None, optimizer, loss, loss_and_grads=loss)
+        drift = Drift(self.max_iter, optimizer)
         with self.monitor(attempt) as monitor:
             for iteration in range(self.max_iter):
+                if self.optimizer is None:
+                    self._slow_down(optimizer, iteration)
                 try:
-                    loss = float(stepper.step(*program.args, **program.kwargs))
+                    bound = -float(stepper.step())
                 except PROGRAM_FAULTS as error:
-                    if type(error).__module__.startswith("likely."):
-                        raise
-                    raise ProgramError(f"svi failed in step {iteration}: {error}") from error
-                require_finite(loss, "the ELBO", iteration)
-                if monitor.step(-loss, lambda: _median(guide, program)):
+                    raise self._blame(error, iteration, plate) from error
+                drift.step(iteration)
+                require_finite(bound, "the ELBO", iteration)
+                if monitor.step(bound, lambda: guide.median() | own.frozen()):
                     break
         set_seed(self.seed, program.device)
         with torch.no_grad():
-            draws, log_weights = self._draw(program, guide)
-            parameters = {n: v.detach().clone() for n, v in _parameters(program).items()}
+            parameters = own.frozen()
+            draws, log_weights = self._draw(program, guide, parameters)
         tail = monitor.objectives[-max(len(monitor.objectives) // 4, 1) :]
         return Found(
             values={},
             objective=sum(tail) / len(tail),
             history=monitor.objectives,
-            converged=not monitor.interrupted and settled([-v for v in monitor.objectives]),
+            converged=not monitor.interrupted and has_settled(monitor.objectives, drift),
             n_iter=len(monitor.objectives),
             interrupted=monitor.interrupted,
-            extra={"draws": draws, "log_weights": log_weights, "parameters": parameters},
+            extra={
+                "draws": draws,
+                "log_weights": log_weights,
+                "parameters": parameters,
+                "guide": TrainedGuide(guide),
+            },
         )
 
-    def _make_guide(self, program: Program, values: dict[str, torch.Tensor]) -> Any:
-        if not isinstance(self.guide, str):
-            # A copy is trained, so that the same engine gives the same numbers again.
-            return _copied(self.guide)
-        moving = [name for name, unknown in program.sites.unknowns.items() if not unknown.static]
-        if moving:
-            raise ProgramError(
-                f"the support of {', '.join(map(repr, moving))} depends on other sites, which "
-                "Pyro's automatic guides cannot follow; give a guide of your own, reparametrise, "
-                "or use NUTS"
-            )
-        hidden = poutine.block(_plain(program), hide=list(program.sites.latents))
-        if self.guide == "flow":  # starts at its own base distribution
-            return _GUIDES[self.guide](hidden)
-        return _GUIDES[self.guide](hidden, init_loc_fn=init_to_value(values=values))
+    def _slow_down(self, optimizer: PyroOptim, iteration: int) -> None:
+        """Set the step size of the coming step."""
+        over = max((iteration / self.max_iter - _HOLD) / (1.0 - _HOLD), 0.0)
+        for stepper in optimizer.optim_objs.values():
+            for group in stepper.param_groups:
+                group["lr"] = self.learning_rate * _DECAY**over
 
-    def _draw(self, program: Program, guide: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    @staticmethod
+    def _blame(error: Exception, iteration: int, plate: str | None) -> Exception:
+        if type(error).__module__.startswith("likely."):
+            return error
+        advice = ""
+        if plate is not None:
+            advice = (
+                f". In mini-batches a guide that draws in plate '{plate}' indexes its data with "
+                f"the plate's indices: `with pyro.plate('{plate}', n) as index:`"
+            )
+        return ProgramError(f"svi failed in step {iteration}: {error}{advice}")
+
+    def _draw(
+        self, program: Program, guide: BoundGuide, parameters: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Draws [1, draw, *shape] from the guide, and their log importance ratios [draw]."""
         names = [n for n, u in program.sites.unknowns.items() if not u.is_param]
-        fixed = _parameters(program)
         rows: list[dict[str, torch.Tensor]] = []
         ratios = []
         for _ in range(self.draws):
-            with poutine.trace() as tracer:
-                guide(*program.args, **program.kwargs)
-            nodes: dict[str, Any] = tracer.trace.nodes
-            missing = [name for name in names if name not in nodes]
-            if missing:
-                raise ProgramError(
-                    f"the guide has no site {', '.join(map(repr, missing))}; a guide must draw "
-                    "every unknown of the program"
-                )
-            row = {name: nodes[name]["value"] for name in names}
-            density = program.density({**row, **fixed})
-            log_q = float(tracer.trace.log_prob_sum())
+            trace = guide.trace()
+            row = {name: trace.nodes[name]["value"] for name in names}
+            density = program.density(row | parameters)
+            log_q = float(trace.log_prob_sum())
             ratios.append(float(density.log_likelihood + density.log_prior) - log_q)
             rows.append(row)
         draws = {name: torch.stack([row[name] for row in rows])[None] for name in names}
         return draws, torch.tensor(ratios, dtype=torch.float64)
-
-
-def _copied(guide: Callable[..., Any]) -> Callable[..., Any]:
-    """A guide with parameters of its own, for the same program."""
-    if not isinstance(guide, AutoGuide):
-        return copy.deepcopy(guide)
-    # Copying takes the program out of Pyro's guides, out of the original as well.
-    originals = [module for module in guide.modules() if isinstance(module, AutoGuide)]
-    held = [(original._model, original.master) for original in originals]
-    clone = copy.deepcopy(guide)
-    copies = [module for module in clone.modules() if isinstance(module, AutoGuide)]
-    for original, own, (model, master) in zip(originals, copies, held, strict=True):
-        original._model = own._model = model
-        original.master = master
-    return clone
-
-
-def _register_parameters(program: Program, values: dict[str, torch.Tensor]) -> None:
-    """Put copies of the program's parameters into the (scoped) store, under names of our own."""
-    for name, unknown in program.sites.unknowns.items():
-        if unknown.is_param:
-            pyro.param(_OWN + name, values[name].detach().clone(), constraint=unknown.support)
-
-
-def _parameters(program: Program) -> dict[str, torch.Tensor]:
-    """Current values of the program's parameters."""
-    unknowns = program.sites.unknowns.values()
-    names = [u.name for u in unknowns if u.is_param]
-    values: dict[str, Any] = {name: pyro.param(_OWN + name) for name in names}
-    return values
-
-
-class _Redirect(Messenger):
-    """Answers the program's ``param`` statements from the copies.
-
-    The statement itself is hidden from the optimiser, which sees the copy's; a module's own
-    parameters are never written to.
-    """
-
-    def __init__(self, names: frozenset[str]) -> None:
-        super().__init__()
-        self._names = names
-
-    def _pyro_param(self, msg: dict[str, Any]) -> None:
-        if msg["name"] in self._names:
-            msg["value"] = pyro.param(_OWN + msg["name"])
-            msg["done"] = msg["stop"] = True
-
-
-def _plain(program: Program) -> Callable[..., None]:
-    """The program reading its parameters from the store."""
-    names = frozenset(n for n, u in program.sites.unknowns.items() if u.is_param)
-    objects = program.sites.parameter_objects
-
-    def model(*args: Any, **kwargs: Any) -> None:
-        with ExitStack() as stack:
-            if names:
-                stack.enter_context(_Redirect(names))
-            if objects:
-                swap = {id(p): pyro.param(_OWN + name) for name, p in objects.items()}
-                stack.enter_context(ReplaceParameters(swap))
-            program.source(*args, **kwargs)
-
-    return model
-
-
-def _enumerated(program: Program) -> Callable[..., None]:
-    """The program with its discrete latents marked for enumeration."""
-    plain = _plain(program)
-
-    def model(*args: Any, **kwargs: Any) -> None:
-        with Substitute(lambda name, msg: None):
-            plain(*args, **kwargs)
-
-    return model
-
-
-def _median(guide: Any, program: Program) -> dict[str, torch.Tensor]:
-    """The guide's centre, for callbacks; empty for a guide that has none."""
-    if not hasattr(guide, "median"):
-        return {}
-    with torch.no_grad():
-        return dict(guide.median(*program.args, **program.kwargs))
