@@ -12,10 +12,43 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.py") if not p.name.startswith("_"))
 # What makes an example short enough for a test; the others run as they are.
-SHORT = {"anesthesia.py": ["--draws", "100", "--no-progress"]}
+SHORT = {
+    "anesthesia.py": ["--draws", "100", "--no-progress"],
+    "old_faithful.py": ["--draws", "40", "--most", "2"],
+    "vae.py": ["--epochs", "20", "--no-progress"],
+}
 SAYS = {
+    "coin_likelihood.py": ["p = 0.75: 0.1055", "maximum: p = 0.750000", "0.2165", "0.0500"],
+    "cross_entropy.py": [
+        "cross_entropy:             1.019117",
+        "by label:    1.019117",
+        "[0.6, 0.3, 0.1]",
+        "0.897946, the labels' entropy 0.897946",
+        "below 1e-5: True",
+    ],
+    "goodhart.py": ["0.13 0.00 0.00", "0.13 0.06 0.07", "0.815", "MLE             3.8         7.1"],
+    "k_means.py": ["ours 968.7664, scikit-learn 968.7664", "0.968", "0.720"],
+    "log_scale.py": [
+        "metres:      NonFiniteError",
+        "not there after 300 steps: 211.9, wanted 76.46",
+        "converged after 30 steps: 0.07646",
+        "converged after 30 steps: 7.646",
+    ],
+    "no_collisions.py": ["0.08333      0.25887", "0.00980      0.02951", "n / m = 0.0200"],
+    "old_faithful.py": ["EM -4.155382, scikit-learn -4.155382", "1e-6: True", "BIC says 2"],
+    "one_head.py": ["BoundaryWarning", "1.0000        -inf", "0.6667     -1.0986", "3/5: True"],
+    "outlier.py": ["11.1571 m (the mean)", "10.1000 m (the median)", "3.370       65.5", "39.6"],
+    "small_samples.py": ["10.0333333 m", "0.028889", "0.043333", "0.483 +- 0.039     0.500"],
+    "squared_error.py": [
+        "Maximum likelihood: a = 2.0357143",
+        "0.118523, the same number",
+        "s = 0.1: best slope 2.035, equal to 1e-10: True",
+    ],
+    "two_bells.py": ["-792.65", "-1.060, 2.539", "94 % interval", "two_bells.gif"],
+    "underflow.py": ["150      1075", "106       752", "not zero: 0 of 81", "finite: 81 of 81"],
     "anesthesia.py": ["prevalence[1]", "-192.89", "The 38 cells that the MLE says never happen"],
     "declare_your_own.py": ["rate", "broken with probability"],
+    "vae.py": ["ELBO per picture, after", "PCA, 2 numbers", "VAE, 2 numbers"],
 }
 
 
@@ -24,7 +57,8 @@ SAYS = {
 def test_example_runs(script: Path, tmp_path: Path) -> None:
     copy = tmp_path / "examples"
     copy.mkdir()
-    (copy / script.name).write_text(script.read_text())
+    for source in (script, *script.parent.glob("_*.py")):
+        (copy / source.name).write_text(source.read_text())
     (copy / "data").symlink_to(ROOT / "examples" / "data")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", script.name, *SHORT.get(script.name, [])],
