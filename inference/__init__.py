@@ -31,6 +31,7 @@ from likely.inference.errors import (
     ProgramError,
 )
 from likely.inference.fit import Fit
+from likely.inference.moments import method_of_moments
 from likely.inference.monitor import Step
 from likely.inference.program import Density, Program
 from likely.inference.relabel import relabel
@@ -63,6 +64,7 @@ __all__ = [
     "compare",
     "criteria",
     "fit",
+    "method_of_moments",
     "plot_compare",
     "plot_criteria",
     "plot_em_path",

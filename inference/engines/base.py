@@ -19,6 +19,7 @@ from likely.inference.handlers import set_seed
 from likely.inference.monitor import FROM_CALLBACK, Callback, Monitor
 from likely.inference.program import Program
 from likely.inference.relabel import one_labelling
+from likely.inference.streams import has_loader
 
 
 @runtime_checkable
@@ -121,9 +122,7 @@ class EngineOptions:
         """
         started = time.perf_counter()
         self.check_available()
-        reading = Program.of(
-            program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
-        )
+        reading = self.read(program, args, kwargs)
         if self.needs_priors:
             require_priors(reading, self.name)
         # A caller's torch.no_grad() is about the caller's own operations.
@@ -137,6 +136,18 @@ class EngineOptions:
                 seed=self.seed,
                 started=started,
             )
+
+    def read(
+        self, program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Program:
+        """The program with its arguments."""
+        if has_loader(args, kwargs):
+            raise OptionError(
+                f"{self.name} needs all data at once; 'mle' and 'map' learn from a DataLoader"
+            )
+        return Program.of(
+            program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
+        )
 
     def check_available(self) -> None:
         """Raise an `OptionError` if something the options ask for is not installed."""

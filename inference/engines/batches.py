@@ -1,11 +1,49 @@
-"""Mini-batches through the plates of a program."""
+"""Mini-batches: through the plates of a program, or from a loader."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 
 from likely.inference.errors import OptionError, ProgramError
-from likely.inference.program import Program
+from likely.inference.program import Density, Program, Values
+from likely.inference.streams import Streamed
+
+# Rows that one step of a pass over all data takes at least.
+_WHOLE = 1024
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the observations.
+
+    Attributes
+    ----------
+    density : callable
+        Maps unconstrained values by site to log-densities; the likelihood is scaled up to all
+        observations.
+    fraction : float
+        Share of all observations.
+    """
+
+    density: Callable[[Values], Density]
+    fraction: float
+
+
+class Source(Protocol):
+    """Where mini-batches come from."""
+
+    def batch(self) -> Batch:
+        """The next batch."""
+        ...
+
+    def whole(self) -> Iterator[Batch]:
+        """All observations once, batch by batch; the fractions add to one."""
+        ...
 
 
 class Batches:
@@ -45,7 +83,7 @@ class Batches:
                 f"batch_size must be at most the {self._total} members of plate '{self.plate}', "
                 f"got {size}"
             )
-        self._size, self._device = size, program.device
+        self._program, self._size, self._device = program, size, program.device
         self._order = torch.empty(0, dtype=torch.long)
         self._try(program)
 
@@ -72,3 +110,48 @@ class Batches:
             self._order = torch.cat([self._order, fresh])
         batch, self._order = self._order[: self._size], self._order[self._size :]
         return {self.plate: batch.to(self._device) if self._device is not None else batch}
+
+    def batch(self) -> Batch:
+        """The next batch, as densities."""
+        return self._of(self.draw())
+
+    def whole(self) -> Iterator[Batch]:
+        """All observations once, in larger batches: they need not be noisy."""
+        rows = torch.arange(self._total, device=self._device)
+        for part in rows.split(max(self._size, _WHOLE)):
+            yield self._of({self.plate: part})
+
+    def _of(self, indices: dict[str, torch.Tensor]) -> Batch:
+        density = partial(self._program.density, unconstrained=True, indices=indices)
+        return Batch(density, len(indices[self.plate]) / self._total)
+
+
+class Stream:
+    """Batches of a program that a loader feeds, epoch after epoch.
+
+    Parameters
+    ----------
+    program : Streamed
+    """
+
+    def __init__(self, program: Streamed) -> None:
+        self._program = program
+        program.restart()
+
+    def batch(self) -> Batch:
+        """The next batch of the loader."""
+        return self._of(*self._program.draw())
+
+    def whole(self) -> Iterator[Batch]:
+        """One pass over the loader."""
+        for part, rows in self._program.parts():
+            yield self._of(part, rows)
+
+    def _of(self, part: Program, rows: int) -> Batch:
+        fraction = rows / self._program.rows
+
+        def density(values: Values) -> Density:
+            own = part.density(values, unconstrained=True)
+            return replace(own, log_likelihood=own.log_likelihood / fraction)
+
+        return Batch(density, fraction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from likely.inference.engines.checks import check_bool, check_choice, check_int
 from likely.inference.engines.expectation import expect, find_tables
 from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
-from likely.inference.engines.sanity import check_bounded
+from likely.inference.engines.sanity import check_bounded, rising_unknowns
 from likely.inference.errors import MonotonicityError
 from likely.inference.program import Program, Values
 
@@ -92,7 +92,17 @@ class EM(SearchOptions):
 
         # Cells that EM would only reach in the limit are put on the boundary, where they belong.
         values, _ = snap(program, found.values, objective)
-        return Result.from_found(found, params=values)
+        rising = rising_unknowns(program, values, objective)
+        if rising:
+            found = replace(found, converged=False)
+        return Result.from_found(
+            found,
+            params=values,
+            reason=f"the maximum lies at infinity in {', '.join(map(repr, rising))} (separable "
+            "data do that). A prior and objective='posterior' give a finite answer"
+            if rising
+            else "",
+        )
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         # Constrained values throughout: zero cells are fine, and stay zero.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,15 +13,18 @@ import torch
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.curvature import curvature_of
 from likely.inference.engines.base import SearchOptions
-from likely.inference.engines.batches import Batches
+from likely.inference.engines.batches import Batch, Batches, Source, Stream
 from likely.inference.engines.boundary import snap
 from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.engines.maximisation import em_steps
 from likely.inference.engines.result import Found, Result
 from likely.inference.engines.sanity import check_bounded, flat_unknowns
+from likely.inference.engines.stochastic import check_factory, search
 from likely.inference.errors import BoundaryWarning, NonFiniteError, OptionError, ProgramError
-from likely.inference.optimise import Evaluation, OptimizerFactory, descend, minimise
+from likely.inference.kinks import find_kinks, minimise_with_kinks
+from likely.inference.optimise import Evaluation, Minimum, OptimizerFactory, minimise
 from likely.inference.program import Density, Program, Values
+from likely.inference.streams import Streamed, has_loader
 
 
 def value_and_gradient(
@@ -31,10 +35,20 @@ def value_and_gradient(
     indices: Values | None = None,
 ) -> Evaluation:
     """Negative objective and its gradient at a flat unconstrained point [n]."""
+    density = partial(program.density, unconstrained=True, indices=indices)
+    return evaluate(density, coordinates, objective, x)
+
+
+def evaluate(
+    density: Callable[[Values], Density],
+    coordinates: Coordinates,
+    objective: Callable[[Density], torch.Tensor],
+    x: torch.Tensor,
+) -> Evaluation:
+    """Negative objective and its gradient [n], of a density of unconstrained values by site."""
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        density = program.density(coordinates.split(x), unconstrained=True, indices=indices)
-        loss = -objective(density)
+        loss = -objective(density(coordinates.split(x)))
         if not loss.requires_grad:
             return float(loss), torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(loss, x)
@@ -48,13 +62,17 @@ class PointOptions(SearchOptions):
     Parameters
     ----------
     optimizer : str or callable
-        ``"lbfgs"`` (strong Wolfe), ``"adam"``, or anything that makes a torch optimiser from a
-        list of tensors, e.g. ``functools.partial(torch.optim.SGD, lr=0.1)``. Mini-batches use
-        Adam when nothing else is said.
+        ``"lbfgs"`` (strong Wolfe), ``"adam"``, ``"sgd"`` (Nesterov's momentum, the step size from
+        the curvature at the start), or anything that makes a torch optimiser from a list of
+        tensors, e.g. ``functools.partial(torch.optim.SGD, lr=1e-4)``; what it minimises is a sum
+        over all observations. Mini-batches use Adam when nothing else is said.
     batch_size : int, optional
         Observations in a mini-batch. The plate around the observed sites is subsampled, so the
         program has to index its data with the plate's indices; log-densities inside are scaled up
-        and gradients stay unbiased. ``max_iter`` then counts steps.
+        and gradients stay unbiased. ``max_iter`` then counts steps. The step size falls to zero,
+        the last quarter of the path is averaged (Polyak & Juditsky 1992), and a search of four or
+        more epochs ends with passes over all data, a quarter as many as there were epochs, which
+        take out the noise and judge by the gradient of all data whether the optimum was reached.
     em_steps : int
         EM steps before the search where discrete latents make the density multimodal: a long
         first step of L-BFGS leaps into another mode's basin, EM does not (Jamshidian & Jennrich
@@ -68,11 +86,13 @@ class PointOptions(SearchOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.optimizer, str):
-            check_choice("optimizer", self.optimizer, ("lbfgs", "adam"))
+            check_choice("optimizer", self.optimizer, ("lbfgs", "adam", "sgd"))
         elif not callable(self.optimizer):
             raise OptionError(
-                f"optimizer must be 'lbfgs', 'adam' or a callable, got {self.optimizer!r}"
+                f"optimizer must be 'lbfgs', 'adam', 'sgd' or a callable, got {self.optimizer!r}"
             )
+        else:
+            check_factory(self.optimizer)
         if self.batch_size is not None:
             check_int("batch_size", self.batch_size, 1)
         check_int("em_steps", self.em_steps, 0)
@@ -83,7 +103,24 @@ class PointEngine(PointOptions):
 
     with_prior: ClassVar[bool]
 
+    def read(
+        self, program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Program:
+        """The program with its arguments, one of which may be a loader."""
+        if not has_loader(args, kwargs):
+            return super().read(program, args, kwargs)
+        if self.batch_size is not None:
+            raise OptionError(
+                f"batch_size={self.batch_size} is for data in memory; a DataLoader has its own"
+            )
+        return Streamed.of(
+            program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
+        )
+
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
+        if isinstance(program, Streamed):
+            # A start is judged by the first batch: a pass over all for each would take long.
+            coordinates = Coordinates(program.head)
         found = self.best_of(
             lambda attempt: self._search(program, coordinates, attempt), program.device
         )
@@ -117,7 +154,8 @@ class PointEngine(PointOptions):
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         values = coordinates.start(self.start_values(program), attempt)
-        if self.em_steps and program.sites.hidden and self.batch_size is None:
+        whole = self.batch_size is None and not isinstance(program, Streamed)
+        if self.em_steps and program.sites.hidden and whole:
             values = self._by_em(program, coordinates, values)
         start = coordinates.unconstrain(values)
         with self.monitor(attempt) as monitor:
@@ -135,10 +173,11 @@ class PointEngine(PointOptions):
                 return -self._total(program.density(coordinates.split(x), unconstrained=True))
 
             converged, n_iter, blocked, matrix = False, 0, False, None
-            if self.batch_size is None and self.optimizer == "lbfgs":
-                best = minimise(
+            if whole and self.optimizer == "lbfgs":
+                best = minimise_with_kinks(
                     lambda x: value_and_gradient(program, coordinates, self._total, x),
                     start,
+                    lambda x: find_kinks(program, coordinates, x) if self.with_prior else None,
                     max_iter=self.max_iter,
                     tol=self.tol,
                     step=step,
@@ -160,9 +199,7 @@ class PointEngine(PointOptions):
             values = {n: v.detach() for n, v in coordinates.constrain(position[0]).items()}
             # An average of noisy points was not evaluated on the way.
             objective = (
-                monitor.objectives[-1]
-                if self.batch_size is None
-                else float(self._total(program.density(values)))
+                monitor.objectives[-1] if whole else float(self._total(program.density(values)))
             )
         require_finite(objective, "the log-density", n_iter)
         flat = [] if matrix is None else flat_unknowns(coordinates, loss, position[0], matrix)
@@ -199,25 +236,24 @@ class PointEngine(PointOptions):
         coordinates: Coordinates,
         start: torch.Tensor,
         step: Callable[[float, torch.Tensor], bool],
-    ) -> Any:
-        batches = Batches(program, self.batch_size) if self.batch_size is not None else None
+    ) -> Minimum:
+        source: Source | None = None
+        if isinstance(program, Streamed):
+            source = Stream(program)
+        elif self.batch_size is not None:
+            source = Batches(program, self.batch_size)
 
-        def function(x: torch.Tensor) -> Evaluation:
-            indices = batches.draw() if batches is not None else None
-            return value_and_gradient(program, coordinates, self._total, x, indices)
+        def at(batch: Batch | None, x: torch.Tensor) -> Evaluation:
+            if batch is None:
+                return value_and_gradient(program, coordinates, self._total, x)
+            return evaluate(batch.density, coordinates, self._total, x)
 
-        factory = self.optimizer
-        if isinstance(factory, str):
-
-            def factory(tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
-                return torch.optim.Adam(tensors, lr=0.05)
-
-        return descend(
-            function,
+        return search(
+            source,
+            at,
             start,
-            optimizer=factory,
+            optimizer=self.optimizer,
             max_iter=self.max_iter,
             tol=self.tol,
             step=step,
-            stochastic=batches is not None,
         )

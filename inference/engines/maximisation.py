@@ -149,7 +149,9 @@ def _search_rest(
 
     def lost(x: torch.Tensor) -> torch.Tensor:
         free = coordinates.split(flat.index_copy(0, chosen, x))
-        run = program.run({**values, **{name: free[name] for name in names}}, unconstrained=names, apart=True)
+        run = program.run(
+            {**values, **{name: free[name] for name in names}}, unconstrained=names, apart=True
+        )
         return -expected_log_density(run, expected, with_prior)
 
     def function(x: torch.Tensor) -> Evaluation:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch.distributions import constraints
 
 from likely.inference.coordinates import Coordinates
-from likely.inference.engines.boundary import bounds
+from likely.inference.engines.boundary import base_constraint, bounds
 from likely.inference.errors import NonFiniteError
 from likely.inference.program import Program, Values
 
@@ -19,6 +20,8 @@ _WIDE = 30.0
 _RISE = 0.05
 # Most coordinates that are looked into.
 _MOST = 16
+# A value on the real line has to be at least as far out as this to be on its way to infinity.
+_FAR = 5.0
 
 
 def check_bounded(program: Program, values: Values, engine: str) -> None:
@@ -83,3 +86,40 @@ def flat_unknowns(
             sides = [float(loss(x + move)), float(loss(x - move))]
             flat[index] = any(side - here < _RISE for side in sides)
     return [name for name, own in coordinates.slices.items() if bool(flat[own].any())]
+
+
+def rising_unknowns(
+    program: Program, values: Values, objective: Callable[[Values], torch.Tensor]
+) -> list[str]:
+    """Sites on the real line that can be moved twice as far out at no loss.
+
+    Parameters
+    ----------
+    program : Program
+    values : mapping of str to Tensor
+        Constrained values of the unknowns, where a search ended.
+    objective : callable
+        Maps such values to what was maximised.
+
+    Returns
+    -------
+    list of str
+        Sites whose best value lies at infinity (separable data). One evaluation for each that is
+        far enough out.
+    """
+    far = {
+        name: value
+        for name, value in values.items()
+        if program.sites.unknowns[name].static
+        and base_constraint(program.sites.unknowns[name].support) is constraints.real
+        and bool((value.abs() > _FAR).any())
+    }
+    if not far:
+        return []
+    with torch.no_grad():
+        here = objective(values)
+        return [
+            name
+            for name, value in far.items()
+            if bool(objective({**values, name: 2 * value}) >= here)
+        ]

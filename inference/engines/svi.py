@@ -10,7 +10,6 @@ import pyro
 import torch
 from pyro import infer
 from pyro.optim import PyroOptim
-from pyro.optim.pytorch_optimizers import Adam
 
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.engines.base import SearchOptions
@@ -20,11 +19,11 @@ from likely.inference.engines.elbo import Drift, elbo, has_settled
 from likely.inference.engines.guides import (
     GUIDES,
     BoundGuide,
-    Copies,
     TrainedGuide,
     bind,
     remember,
 )
+from likely.inference.engines.parameters import Copies
 from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.handlers import set_seed
@@ -73,6 +72,17 @@ class SVI(SearchOptions):
         Those of `SearchOptions`, without ``tol``: a run takes ``max_iter`` steps and counts as
         converged if the ELBO of its last quarter is no better than that of the quarter before, and
         the guide's parameters no longer travel one way as fast as their steps allow.
+
+    Examples
+    --------
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> def coin(heads):
+    ...     p = pyro.sample("p", dist.Beta(1.0, 1.0))
+    ...     with pyro.plate("toss", len(heads)):
+    ...         pyro.sample("heads", dist.Bernoulli(p), obs=heads)
+    >>> fit = SVI(max_iter=500).fit(coin, torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    >>> round(float(fit.params["p"]), 1)  # the posterior is Beta(4, 2), of mean 2/3
+    0.7
     """
 
     name: ClassVar[str] = "svi"
@@ -116,8 +126,8 @@ class SVI(SearchOptions):
             found,
             params=posterior_mean(program, draws) | fixed,
             draws=draws | repeated,
-            reason=f"the ELBO was still rising after {found.n_iter} steps; raise max_iter, or start "
-            "nearer with init=",
+            reason=f"the ELBO was still rising after {found.n_iter} steps; raise max_iter or "
+            "learning_rate, or start nearer with init=",
             sample_stats={"log_weight": weights[None]},
             diagnostics={"khat": psis_khat(weights)},
         )
@@ -129,19 +139,21 @@ class SVI(SearchOptions):
         own = Copies.of_program(program, inside)
         batches = Batches(program, self.batch_size) if self.batch_size is not None else None
         plate = batches.plate if batches is not None else None
+        if plate is not None and program.sites.plates[plate].size == self.batch_size:
+            batches = plate = None  # all data in their own order
         guide = bind(self.guide, program, inside, own, plate)
 
         def loss(*_: Any) -> float:
             indices = batches.draw() if batches is not None else None
             total = 0.0
-            for _ in range(self.num_particles):
+            for _particle in range(self.num_particles):
                 estimate, surrogate = elbo(program, guide, own.values, indices)
                 if surrogate.requires_grad:
-                    (-surrogate / self.num_particles).backward()  # type: ignore[no-untyped-call]
+                    (-surrogate / self.num_particles).backward()
                 total += float(estimate.detach()) / self.num_particles
             return -total
 
-        optimizer = self.optimizer or Adam({"lr": self.learning_rate})
+        optimizer = self.optimizer or PyroOptim(torch.optim.Adam, {"lr": self.learning_rate})
         stepper = infer.SVI(None, None, optimizer, loss, loss_and_grads=loss)
         drift = Drift(self.max_iter, optimizer)
         with self.monitor(attempt) as monitor:

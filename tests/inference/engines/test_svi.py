@@ -115,13 +115,13 @@ def test_a_good_guide_has_a_small_khat():
 
 def funnel(x):
     log_scale = pyro.sample("log_scale", dist.Normal(0.0, 3.0))
-    with pyro.plate("effect", 5):
+    with pyro.plate("effect", len(x)):
         effect = pyro.sample("effects", dist.Normal(0.0, (log_scale / 2).exp()))
         pyro.sample("x", dist.Normal(effect, 20.0), obs=x)
 
 
 def test_a_bad_guide_has_a_large_khat():
-    fit = SVI(guide="normal", max_iter=800, draws=1000).fit(funnel, torch.zeros(5))
+    fit = SVI(guide="normal", max_iter=800, draws=1000).fit(funnel, torch.zeros(30))
     assert fit.diagnostics["khat"] > KHAT_LIMIT == 0.7
 
 
@@ -262,8 +262,8 @@ def test_with_parameters_only_the_elbo_is_the_log_likelihood():
             pyro.sample("y", dist.Poisson(rate[z]), obs=y)
 
     optimum = MLE().fit(program, COUNTS)
-    with pytest.warns(ConvergenceWarning, match="still rising"):
-        fit = SVI(max_iter=400, draws=2).fit(program, COUNTS)
+    fit = SVI(max_iter=400, draws=2).fit(program, COUNTS)
+    assert fit.converged
     start = MLE(init=START, em_steps=0).fit(two_rates, COUNTS).history.objective[0]
     assert fit.history.objective[0] == pytest.approx(start, abs=1e-8)
     assert fit.log_likelihood == pytest.approx(optimum.log_likelihood, abs=1e-5)
@@ -282,7 +282,8 @@ def test_a_run_that_was_too_short_warns():
 
 def test_warm_starts_and_optimisers_of_pyro():
     mode = Laplace(draws=10).fit(line, X, Y)
-    fit = SVI(max_iter=40, draws=1000, init=mode, optimizer=Adam({"lr": 1e-4})).fit(line, X, Y)
+    with pytest.warns(ConvergenceWarning, match="still rising"):
+        fit = SVI(max_iter=40, draws=1000, init=mode, optimizer=Adam({"lr": 1e-4})).fit(line, X, Y)
     # Steps of 1e-4 do not leave the start: the centre of the guide is the start, with its
     # initial spread of .1. The mean of 1000 draws is off by .1 / sqrt(1000) = .0032.
     atol = 4 * 0.0032 + 40 * 1e-4
@@ -313,7 +314,8 @@ def test_restarts_keep_the_highest_elbo():
     def watch(step):
         ends.setdefault(step.restart, []).append(step.objective)
 
-    fit = SVI(max_iter=100, draws=10, restarts=3, callback=watch).fit(two_rates, COUNTS)
+    with pytest.warns(ConvergenceWarning, match="still rising"):
+        fit = SVI(max_iter=100, draws=10, restarts=3, callback=watch).fit(two_rates, COUNTS)
     assert sorted(ends) == [0, 1, 2]
     best = max(ends.values(), key=lambda path: np.mean(path[-25:]))
     assert fit.history.objective.tolist() == best
