@@ -72,6 +72,7 @@ def main():
         plot_mixture(fit, axes=ax)
         ax.set_title(name, loc="left")
         ax.set_aspect("equal")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
     figure.savefig(output / "k_means.png", dpi=150)
     print("\nFigure: k_means.png")
 

@@ -24,6 +24,8 @@ from likely.inference.program import Program
 if TYPE_CHECKING:
     import xarray as xr
 
+    from likely.inference.information import Information
+
 # Engines whose result is a point; the others bring draws from a posterior.
 POINT_ENGINES = frozenset({"mle", "map", "em"})
 
@@ -243,14 +245,25 @@ class Fit:
 
         return relabel(self, reference)
 
-    def standard_errors(self) -> dict[str, torch.Tensor]:
-        """Standard errors from the observed Fisher information, by site.
+    def fisher_information(self, kind: str = "observed", **options: Any) -> Information:
+        """Fisher information at ``params``: ``"observed"``, or ``"expected"`` by simulation.
+
+        See `likely.inference.information.fisher_information`.
+        """
+        from likely.inference.information import fisher_information
+
+        return fisher_information(self, kind, **options)
+
+    def standard_errors(
+        self, information: str = "observed", **options: Any
+    ) -> dict[str, torch.Tensor]:
+        """Standard errors from the Fisher information, by site.
 
         See `likely.inference.information.standard_errors`.
         """
         from likely.inference.information import standard_errors
 
-        return standard_errors(self)
+        return standard_errors(self, information, **options)
 
     @property
     def n_parameters(self) -> int:
@@ -260,11 +273,12 @@ class Fit:
 
     @property
     def n_observations(self) -> int:
-        """Number of observations: independent terms of the log-likelihood."""
+        """Number of observations: independent terms of the log-likelihood that are not masked."""
+        from likely.inference.masks import count_observations
+
         program = self.bound("n_observations")
         with program.session(self.seed), torch.no_grad():
-            terms = quantities.pointwise_log_likelihood(program, self.point())
-        return sum(value.numel() for value, _ in terms.values())
+            return count_observations(program, self.point())
 
     def aic(self) -> float:
         """Akaike's information criterion, 2k − 2 log L (Akaike 1974); for point fits.

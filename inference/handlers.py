@@ -165,6 +165,24 @@ class Resample(UnconditionMessenger):
             super()._pyro_sample(msg)
 
 
+class Observe(Messenger):
+    """Put other data in place of what observed sites were given.
+
+    Parameters
+    ----------
+    data : mapping of str to Tensor
+        Value by site; other sites keep theirs.
+    """
+
+    def __init__(self, data: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.data = data
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if msg["is_observed"] and not is_deterministic(msg) and msg["name"] in self.data:
+            msg["value"] = self.data[msg["name"]]
+
+
 class ReplaceParameters(TorchFunctionMode):
     """Let torch functions see other tensors in place of a module's parameters.
 

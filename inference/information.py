@@ -1,109 +1,219 @@
-"""Observed Fisher information and standard errors."""
+"""Fisher information, observed and expected, and standard errors."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
+from likely.inference.charts import Charts
 from likely.inference.curvature import flat_sites, hessian
-from likely.inference.engines.boundary import is_simplex, on_boundary
-from likely.inference.errors import BoundaryWarning, ConvergenceWarning
+from likely.inference.errors import BoundaryWarning, ConvergenceWarning, FitError
+from likely.inference.handlers import Observe
 from likely.inference.program import Program
+from likely.inference.quantities import simulate
+from likely.inference.streams import parts_of
 
 if TYPE_CHECKING:
     from likely.inference.fit import Fit
 
 
-class _Charts:
-    """Free coordinates around a point, one chart a site.
+@dataclass(frozen=True, eq=False)
+class Information:
+    """A Fisher information matrix.
 
-    A site on a simplex moves along the sum-zero directions of its cells that are not zero, and one
-    whose support depends on other sites moves as it is; other sites move in their unconstrained
-    coordinates, elements on a boundary held fixed.
+    Attributes
+    ----------
+    matrix : Tensor, [n, n]
+        In the units of the sites' elements.
+    labels : list of str
+        What each row is: an element of a site, or a direction of one whose elements are not free
+        to move one by one.
+    error : Tensor, [n, n]
+        Monte-Carlo standard error of each entry; zero where nothing was simulated.
+    kind : str
+        ``"observed"`` or ``"expected"``.
+    draws : int
+        Simulated data sets, 0 for the observed information.
     """
 
-    def __init__(self, program: Program, values: dict[str, torch.Tensor]) -> None:
-        self.values = values
-        self.program = program
-        self.boundary: dict[str, torch.Tensor] = {}
-        self.slices: dict[str, slice] = {}
-        self._bases: dict[str, torch.Tensor] = {}
-        start = 0
-        for name, unknown in program.sites.unknowns.items():
-            value = values[name]
-            self.boundary[name] = torch.zeros_like(value, dtype=torch.bool)
-            if not unknown.static:
-                basis = torch.eye(value.numel(), dtype=value.dtype, device=value.device)
+    matrix: torch.Tensor
+    labels: list[str]
+    error: torch.Tensor
+    kind: str
+    draws: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """The matrix with its labels."""
+        return pd.DataFrame(self.matrix.cpu().numpy(), index=self.labels, columns=self.labels)
+
+
+def fisher_information(
+    fit: Fit,
+    kind: str = "observed",
+    *,
+    prior: bool | None = None,
+    draws: int = 100,
+    seed: int | None = None,
+) -> Information:
+    """Fisher information at a fit's ``params``.
+
+    Parameters
+    ----------
+    fit : Fit
+        A fit with its program.
+    kind : {"observed", "expected"}
+        Minus the Hessian of the log-likelihood at the data, or its mean over data that are
+        simulated from the program at ``params``, with what the program is called with (covariates,
+        the design) held fixed. The two agree where the Hessian does not depend on the outcomes, as
+        in a regression with canonical link (Efron & Hinkley 1978).
+    prior : bool, optional
+        Whether minus the Hessian of the log-prior is added; by default if the fit maximised it.
+    draws : int
+        Simulated data sets for the expected information.
+    seed : int, optional
+        Of the simulation; the fit's by default.
+
+    Returns
+    -------
+    Information
+        By element of the sites. A row of probabilities moves along the orthonormal directions that
+        keep its sum, and a Cholesky factor of correlations in its unconstrained coordinates;
+        elements on the boundary of their support are left out.
+
+    Raises
+    ------
+    FitError
+        If ``kind``, ``draws`` or ``seed`` cannot be used, or the fit was loaded without its
+        program.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from likely.inference import MLE
+    >>> import pyro, pyro.distributions as dist
+    >>> def calls(count):
+    ...     rate = pyro.sample("rate", dist.Exponential(0.1))
+    ...     with pyro.plate("hour", len(count)):
+    ...         pyro.sample("count", dist.Poisson(rate), obs=count)
+    >>> fit = MLE().fit(calls, torch.tensor([3.0, 1.0, 4.0, 0.0]))
+    >>> fit.fisher_information().to_frame().round(6)
+          rate
+    rate   2.0
+    """
+    program = fit.bound("fisher_information()")
+    settings = _checked(fit, kind, prior, draws, seed)
+    with program.session(settings.seed):
+        charts = Charts(program, fit.point(), straight=True)
+        matrix, error = _information(charts, settings)
+        labels: list[str] = []
+        for name, own in charts.slices.items():
+            if name in charts.straight:
+                places = torch.nonzero(~charts.boundary[name]).tolist()
+                labels += [_element(name, place) for place in places]
             else:
-                self.boundary[name] = on_boundary(unknown.support, value)
-                basis = self._simplex(value) if is_simplex(unknown.support) else self._free(name)
-            self._bases[name] = basis
-            self.slices[name] = slice(start, start + basis.shape[1])
-            start += basis.shape[1]
-        self.size = start
-
-    @staticmethod
-    def _simplex(value: torch.Tensor) -> torch.Tensor:
-        """Orthonormal directions [numel, free] that keep the sum of every row's non-zero cells."""
-        rows = value.reshape(-1, value.shape[-1])
-        blocks = []
-        for row in rows:
-            cells = torch.nonzero(row > 0)[:, 0]
-            block = row.new_zeros(len(row), max(len(cells) - 1, 0))
-            if len(cells) > 1:
-                # Complement of the vector of ones among the free cells.
-                ones = row.new_ones(len(cells), 1)
-                full = torch.linalg.qr(ones, mode="complete").Q
-                block[cells] = full[:, 1:]
-            blocks.append(block)
-        return torch.block_diag(*blocks)
-
-    def _free(self, name: str) -> torch.Tensor:
-        """Selection [unconstrained numel, free] of the elements that are not on a boundary."""
-        unknown = self.program.sites.unknowns[name]
-        centre = unknown.transform.inv(self.values[name])
-        keep = self._inside(name, centre).reshape(-1)
-        return torch.eye(centre.numel(), dtype=centre.dtype, device=centre.device)[:, keep]
-
-    def _inside(self, name: str, centre: torch.Tensor) -> torch.Tensor:
-        """Mask of the unconstrained elements that are not on a boundary."""
-        mask = torch.isfinite(centre)
-        # Some transforms stop short of infinity.
-        return mask & ~self.boundary[name] if mask.shape == self.boundary[name].shape else mask
-
-    def at(self, t: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Constrained values at chart coordinates ``t`` [size]; zero is the point itself."""
-        found = {}
-        for name, unknown in self.program.sites.unknowns.items():
-            value, move = self.values[name], self._bases[name] @ t[self.slices[name]]
-            if is_simplex(unknown.support) or not unknown.static:
-                found[name] = value + move.reshape(value.shape)
-                continue
-            centre = unknown.transform.inv(value)
-            inside = self._inside(name, centre)
-            centre = torch.where(inside, centre, torch.zeros_like(centre))
-            moved = unknown.transform(centre + move.reshape(centre.shape))
-            if moved.shape == inside.shape:
-                moved = torch.where(inside, moved, value)
-            found[name] = moved
-        return found
+                labels += [f"{name}: direction {i}" for i in range(own.stop - own.start)]
+        return Information(matrix, labels, error, kind, settings.draws)
 
 
-def standard_errors(fit: Fit) -> dict[str, torch.Tensor]:
+def _element(name: str, place: list[int]) -> str:
+    return f"{name}[{', '.join(map(str, place))}]" if place else name
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Which information: ``draws`` is 0 for the observed one."""
+
+    draws: int
+    seed: int
+    prior: bool
+
+
+def _checked(fit: Fit, kind: Any, prior: bool | None, draws: Any, seed: Any) -> _Settings:
+    if kind not in ("observed", "expected"):
+        raise FitError(f"the kind of information is 'observed' or 'expected', got {kind!r}")
+    for name, value, least in (
+        ("draws", draws, 2),
+        ("seed", fit.seed if seed is None else seed, 0),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise FitError(f"{name} must be an integer of at least {least}, got {value!r}")
+    maximised = fit.engine == "map" or fit.options.get("objective") == "posterior"
+    return _Settings(
+        draws=draws if kind == "expected" else 0,
+        seed=fit.seed if seed is None else seed,
+        prior=maximised if prior is None else prior,
+    )
+
+
+def _information(charts: Charts, settings: _Settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Information [n, n] in free coordinates, and the standard error of each entry."""
+    like = next(iter(charts.values.values()))
+    total = torch.zeros(charts.size, charts.size, dtype=like.dtype, device=like.device)
+    variance = torch.zeros_like(total)
+    for number, part in enumerate(parts_of(charts.program)):
+        own = settings.prior and number == 0
+        if not settings.draws:
+            total = total + _curvature(part, charts, own)
+            continue
+        runs = []
+        for _ in range(settings.draws):
+            with torch.no_grad():
+                drawn = simulate(part, charts.values)
+            with Observe(drawn):
+                runs.append(_curvature(part, charts, own))
+        stacked = torch.stack(runs)
+        total = total + stacked.mean(0)
+        variance = variance + stacked.var(0) / settings.draws
+    return total, variance.sqrt()
+
+
+def _curvature(program: Program, charts: Charts, with_prior: bool) -> torch.Tensor:
+    """Minus the Hessian [n, n] of a program's log-likelihood, or of that and the log-prior."""
+
+    def negative(t: torch.Tensor) -> torch.Tensor:
+        density = program.density(charts.at(t))
+        total = density.log_likelihood
+        return -(total + density.log_prior if with_prior else total)
+
+    return hessian(negative, torch.zeros(charts.size, dtype=program.dtype, device=program.device))
+
+
+def standard_errors(
+    fit: Fit,
+    information: str = "observed",
+    *,
+    draws: int = 100,
+    seed: int | None = None,
+) -> dict[str, torch.Tensor]:
     """Standard errors of a fit's unknowns, by site and in the constrained space.
 
-    The inverse of the observed information (the negative Hessian of what was maximised: the
-    log-likelihood, plus the log-prior for `MAP` and ``EM(objective="posterior")``) in free
-    coordinates, carried to the constrained space by the delta method (Efron & Hinkley 1978). For
-    posterior fits the log-likelihood's curvature at ``params`` is used.
+    The inverse of the Fisher information (of the log-likelihood, plus the log-prior for `MAP` and
+    ``EM(objective="posterior")``) in free coordinates, carried to the constrained space by the
+    delta method. The observed information is the better measure of what these data say (Efron &
+    Hinkley 1978); the expected one is the Cramér-Rao bound at ``params``. For posterior fits the
+    log-likelihood's curvature at ``params`` is used.
+
+    Parameters
+    ----------
+    fit : Fit
+        A fit with its program.
+    information : {"observed", "expected"}
+        As in `fisher_information`, as are ``draws`` and ``seed``.
 
     Returns
     -------
     dict of str to Tensor
         Shaped like ``fit.params``. ``nan`` for elements on the boundary of their support, where
         the likelihood has no quadratic expansion, and for directions the data say nothing about.
+
+    Raises
+    ------
+    FitError
+        If an argument cannot be used, or the fit was loaded without its program.
 
     Warns
     -----
@@ -113,17 +223,10 @@ def standard_errors(fit: Fit) -> dict[str, torch.Tensor]:
         Where the information is not positive definite.
     """
     program = fit.bound("standard_errors()")
-    with_prior = fit.engine == "map" or fit.options.get("objective") == "posterior"
-    with program.session(fit.seed):
-        charts = _Charts(program, fit.point())
-
-        def negative(t: torch.Tensor) -> torch.Tensor:
-            density = program.density(charts.at(t))
-            total = density.log_likelihood
-            return -(total + density.log_prior if with_prior else total)
-
-        zero = torch.zeros(charts.size, dtype=program.dtype, device=program.device)
-        information = hessian(negative, zero)
+    settings = _checked(fit, information, None, draws, seed)
+    with program.session(settings.seed):
+        charts = Charts(program, fit.point())
+        matrix, _ = _information(charts, settings)
         at_edge = [name for name, mask in charts.boundary.items() if bool(mask.any())]
         if at_edge:
             warnings.warn(
@@ -132,7 +235,7 @@ def standard_errors(fit: Fit) -> dict[str, torch.Tensor]:
                 BoundaryWarning,
                 stacklevel=3,
             )
-        sites = flat_sites(information, charts.slices) if charts.size else []
+        sites = flat_sites(matrix, charts.slices) if charts.size else []
         if sites:
             warnings.warn(
                 "the information is not positive definite in a direction made of "
@@ -141,30 +244,22 @@ def standard_errors(fit: Fit) -> dict[str, torch.Tensor]:
                 ConvergenceWarning,
                 stacklevel=3,
             )
-            covariance = torch.full_like(information, float("nan"))
+            covariance = torch.full_like(matrix, float("nan"))
         else:
-            covariance = torch.linalg.inv(information) if charts.size else information
+            covariance = torch.linalg.inv(matrix) if charts.size else matrix
         errors = {}
         for name, value in charts.values.items():
-            errors[name] = _delta(charts, covariance, zero, name).reshape(value.shape)
+            errors[name] = _delta(charts, covariance, name).reshape(value.shape)
             errors[name] = torch.where(
                 charts.boundary[name], torch.full_like(value, float("nan")), errors[name]
             )
         return errors
 
 
-def _delta(
-    charts: _Charts, covariance: torch.Tensor, zero: torch.Tensor, name: str
-) -> torch.Tensor:
+def _delta(charts: Charts, covariance: torch.Tensor, name: str) -> torch.Tensor:
     """Standard deviations [numel] of one site's elements by the delta method."""
     own = charts.slices[name]
     if own.stop == own.start:
-        return torch.full_like(charts.values[name], float("nan"))
-
-    def value(t: torch.Tensor) -> torch.Tensor:
-        full = torch.cat([zero[: own.start], t, zero[own.stop :]])
-        return charts.at(full)[name].reshape(-1)
-
-    jacobian = torch.autograd.functional.jacobian(value, zero[own].clone())
-    block = covariance[own, own]
+        return torch.full_like(charts.values[name], float("nan")).reshape(-1)
+    jacobian, block = charts.jacobian(name), covariance[own, own]
     return torch.einsum("ij,jk,ik->i", jacobian, block, jacobian).clamp_min(0.0).sqrt()

@@ -6,13 +6,13 @@ Markov model, the components of a mixture of a million points. It says so by fou
 ``latent``
     Name of the latent.
 ``natural``
-    Dict of tensors in which the complete-data log-density log p(x, z | θ) is linear, e.g. log-weights
-    and natural parameters. ``-inf`` stands for log 0.
+    Dict of tensors in which the complete-data log-density log p(x, z | θ) is linear: log-weights,
+    natural parameters. ``-inf`` stands for log 0.
 ``evidence(value, natural, hard=False)``
-    The log-density with the latent summed out (``hard``: maximised out) as a function of such a dict.
+    The log-density with the latent summed out (``hard``: maximised out), a function of such a dict.
 ``latent_posterior(value)``
-    Posterior probabilities ``[*batch, *latent_dims, K]``, where ``latent_dims`` names dimensions that
-    the latent has beyond the site's plates.
+    Posterior probabilities ``[*batch, *latent_dims, K]``, where ``latent_dims`` names dimensions
+    that the latent has beyond the site's plates.
 
 That is all an E-step needs: by Fisher's identity the gradient of the evidence by ``natural`` is the
 table S of expected sufficient statistics, and the expected complete-data log-density at any other
@@ -85,7 +85,7 @@ class Summed:
         return total.detach(), statistics
 
     def expected(self, statistics: Statistics) -> torch.Tensor:
-        """⟨S, natural⟩ at this run's values of the unknowns, a scalar that can be differentiated."""
+        """⟨S, natural⟩ at this run's values of the unknowns, a differentiable scalar."""
         terms = []
         for key, counts in statistics.items():
             natural = self.fn.natural[key]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from likely.inference.curvature import MOST_ROWS
+
 Evaluation = tuple[float, torch.Tensor]
 OptimizerFactory = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 
@@ -26,7 +28,8 @@ class Minimum:
     """Where a search ended: point [n], value, whether it converged, number of iterations.
 
     ``blocked`` says that the last steps ran into values that are not finite, ``stopped`` that the
-    caller ended the search; ``matrix`` is the Hessian where Newton's method checked the end.
+    caller ended the search; ``matrix`` is the Hessian where Newton's method checked the end,
+    ``scatter`` the covariance of noisy gradients near the end ([n, n], or [n] of many coordinates).
     """
 
     x: torch.Tensor
@@ -37,6 +40,7 @@ class Minimum:
     stopped: bool = False
     matrix: torch.Tensor | None = None
     gradient: torch.Tensor | None = None
+    scatter: torch.Tensor | None = None
 
 
 Curvature = Callable[[torch.Tensor], torch.Tensor | None]
@@ -289,6 +293,7 @@ def descend(
     """
     x = start.detach().clone().requires_grad_(True)
     stepper = optimizer([x])
+    moments = _Moments(x.numel())
     schedule = torch.optim.lr_scheduler.LambdaLR(
         stepper, (lambda i: max(1.0 - i / max_iter, 0.0)) if stochastic else (lambda i: 1.0)
     )
@@ -302,6 +307,7 @@ def descend(
         if stochastic and 4 * iteration >= 3 * max_iter:
             total += x.detach()
             count += 1
+            moments.add(gradient)
         elif not stochastic and iteration >= 10:
             change = abs(values[-11] - value)
             if change <= tol * max(1.0, abs(value)):
@@ -313,7 +319,30 @@ def descend(
         schedule.step()
     if not stochastic:
         return Minimum(x.detach(), value, False, max_iter)
-    return Minimum(total / count, value, settled(values), max_iter)
+    return Minimum(total / count, value, settled(values), max_iter, scatter=moments.covariance())
+
+
+class _Moments:
+    """Running covariance of vectors, its diagonal only where they are long."""
+
+    def __init__(self, size: int) -> None:
+        self._square = size <= MOST_ROWS
+        self._count = 0
+        self._first: torch.Tensor | float = 0.0
+        self._second: torch.Tensor | float = 0.0
+
+    def add(self, vector: torch.Tensor) -> None:
+        self._count += 1
+        self._first = self._first + vector
+        self._second = self._second + (torch.outer(vector, vector) if self._square else vector**2)
+
+    def covariance(self) -> torch.Tensor | None:
+        """Covariance [n, n], or variances [n]; ``None`` of fewer than two vectors."""
+        if self._count < 2:
+            return None
+        mean = torch.as_tensor(self._first) / self._count
+        product = torch.outer(mean, mean) if self._square else mean**2
+        return torch.as_tensor(self._second) / self._count - product
 
 
 def settled(values: Sequence[float]) -> bool:

@@ -12,6 +12,7 @@ from likely.inference.factors import Component, as_packed, contract, dims_of, ma
 from likely.inference.handlers import Resample, is_deterministic, is_plate
 from likely.inference.program import Program, Run, Values
 from likely.inference.sites import Plate
+from likely.inference.streams import Streamed
 
 
 def _by_plates(
@@ -152,6 +153,8 @@ def simulate(program: Program, values: Values) -> dict[str, torch.Tensor]:
     dict
         Site to a draw [*batch, *event], for observed sites and discrete latents.
     """
+    if isinstance(program, Streamed):
+        program.run()
     with Resample():
         nodes = program.trace(lambda name, msg: values.get(name), enumerate_latents=False).nodes
     return {

@@ -7,6 +7,7 @@ from likely.models.markov import HiddenMarkovChains, HiddenMarkovModel, Sequence
 from likely.models.mixture import GaussianMixture, Mixture
 from likely.models.naive_bayes import NaiveBayes
 from likely.models.regression import LinearRegression, LogisticRegression, PoissonRegression
+from likely.models.softmax import SoftmaxRegression
 
 __all__ = [
     "Annotations",
@@ -26,4 +27,5 @@ __all__ = [
     "PoissonRegression",
     "RaggedLabels",
     "Sequences",
+    "SoftmaxRegression",
 ]

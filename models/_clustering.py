@@ -14,7 +14,7 @@ def k_means(x: Tensor, n_clusters: int, n_iter: int = 12) -> Tensor:
 
     The centres are seeded by k-means++ (Arthur & Vassilvitskii 2007, "k-means++: the
     advantages of careful seeding", section 2.2) from torch's random numbers, then moved by
-    Lloyd's algorithm. At most 20,000 rows, drawn at random, take part in that.
+    Lloyd's algorithm. About 20,000 rows, drawn at random, take part in that.
 
     Parameters
     ----------
@@ -31,9 +31,7 @@ def k_means(x: Tensor, n_clusters: int, n_iter: int = 12) -> Tensor:
         Cluster of each row, ``[n]``, ``int64``. A cluster can be empty when rows repeat.
     """
     points = (x - x.mean(0)) / positive_or_one(x.std(0, correction=0))
-    sample = points
-    if len(points) > _MAX_ROWS:
-        sample = points[torch.randperm(len(points), device=x.device)[:_MAX_ROWS]]
+    sample = points[start_rows(len(points), n_clusters, x.device)]
     centres = _seed_centres(sample, n_clusters)
     for _ in range(n_iter):
         members = torch.nn.functional.one_hot(_nearest(sample, centres), n_clusters).to(x.dtype)
@@ -51,6 +49,16 @@ def random_clusters(x: Tensor, n_clusters: int) -> Tensor:
     points = (x - x.mean(0)) / positive_or_one(x.std(0, correction=0))
     chosen = torch.randperm(len(points), device=x.device)[:n_clusters]
     return _nearest(points, points[chosen])
+
+
+def start_rows(n: int, n_clusters: int, device: torch.device) -> Tensor | slice:
+    """Which of n rows a start looks at: all of them, or one at random from each of many strata."""
+    most = max(_MAX_ROWS, 20 * n_clusters)
+    if n <= most:
+        return slice(None)
+    edges = torch.arange(most + 1, device=device) * n // most
+    offset = torch.rand(most, device=device, dtype=torch.float64) * edges.diff()
+    return edges[:-1] + offset.long()
 
 
 def positive_or_one(values: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -206,7 +208,7 @@ def sample_covariance(
     return factor
 
 
-def average_of_sites(params: dict[str, Tensor], covariance: str) -> Tensor:
+def average_of_sites(params: Mapping[str, Tensor], covariance: str) -> Tensor:
     """Covariances in the shape of `average_scatter`, from the sites' values."""
     scales = params["scales"]
     if covariance not in CORRELATED:

@@ -161,7 +161,9 @@ class BernoulliFamily(_DiscreteFamily):
 
     def natural(self, params: Params, features: Features) -> Tensor:
         """Natural parameters ``[*batch, K, 2 D]``: log-probabilities of zero and of one."""
-        return log_or_impossible(torch.cat([1.0 - params["probabilities"], params["probabilities"]], -1))
+        return log_or_impossible(
+            torch.cat([1.0 - params["probabilities"], params["probabilities"]], -1)
+        )
 
     def distribution(self, params: Params, component: Tensor) -> Any:
         """Distribution of rows ``[*shape, D]`` given their components ``[*shape]``."""
@@ -267,9 +269,15 @@ def family_of(name: Any, options: Mapping[str, Any]) -> Any:
     DataError
         If there is no such family, or it has no such option.
     """
-    known = {"poisson": PoissonFamily, "bernoulli": BernoulliFamily, "categorical": CategoricalFamily}
-    if name not in known:
+    known = {
+        "poisson": PoissonFamily,
+        "bernoulli": BernoulliFamily,
+        "categorical": CategoricalFamily,
+    }
+    if not isinstance(name, str) or name not in known:
         raise DataError(f"emission must be one of {', '.join(known)}, got {name!r}")
+    if not isinstance(options, Mapping):
+        raise DataError(f"options must be a mapping, got {options!r}")
     try:
         return known[name](**options)
     except TypeError as error:

@@ -210,9 +210,12 @@ class GaussianFamily:
         """What a user should know about components that shrank, one sentence each."""
         if self.covariance_floor == 0:
             return []
-        spread = (x - x.nanmean(0)).square().nanmean(0)
+        spread = x.var(0, correction=0)
+        if bool(torch.isnan(spread).any()):
+            there = [column[~torch.isnan(column)] for column in x.unbind(1)]
+            spread = torch.stack([column.var(correction=0) for column in there])
         unit = positive_or_one(spread).sqrt()
-        average = average_of_sites(dict(params), self.covariance)
+        average = average_of_sites(params, self.covariance)
         if self.covariance in CORRELATED:
             lowest = torch.linalg.eigvalsh(average / (unit.unsqueeze(-1) * unit))[..., 0]
         elif self.covariance.endswith("spherical"):
@@ -226,7 +229,7 @@ class GaussianFamily:
         whose = ", ".join(str(int(k)) for k in low.nonzero()[:, 0])
         where = "the shared covariance" if self.covariance in SHARED else f"component {whose}"
         return [
-            f"{where} has shrunk to the bound that covariance_floor={self.covariance_floor:g} sets: "
+            f"{where} has shrunk to the bound of covariance_floor={self.covariance_floor:g}: "
             "it sits on a few points, or on features that depend on each other, and the likelihood "
             "would grow without limit. Try restarts, fewer components, another covariance, or MAP"
         ]

@@ -47,10 +47,12 @@ class GaussianFeatures(Features):
             sample = x[_first_complete(x)] if len(x) > _REFERENCE_ROWS else x
             self.centre = torch.nan_to_num(sample.nanmean(0))
             spread = (sample - self.centre).square().nanmean(0).sqrt()
-            self.unit = positive_or_one(torch.nan_to_num(spread))
+            spread = torch.nan_to_num(spread)
         else:
             self.centre = sample.mean(0)
-            self.unit = positive_or_one(sample.std(0, correction=0))
+            spread = sample.std(0, correction=0)
+        # Powers of two scale without rounding.
+        self.unit = positive_or_one(spread).log2().round().exp2()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features ``[F, m]`` of rows ``[m, D]``."""
@@ -60,13 +62,15 @@ class GaussianFeatures(Features):
             there = ~torch.isnan(centred)
             centred = torch.where(there, centred, 0.0)
             return torch.cat([there.to(x.dtype), centred, centred.square()])
+        if x.requires_grad:
+            return self._differentiable(x)
         width = d * (d + 1) // 2 if self.products else d
         phi = x.new_empty(1 + d + width, len(x))
         phi[0] = 1.0
         centred, squares = phi[1 : 1 + d], phi[1 + d :]
         # Long rows before arithmetic: a broadcast over a short last dimension is slow.
-        centred.copy_(x.T)
-        centred.sub_(self.centre.unsqueeze(-1)).div_(self.unit.unsqueeze(-1))
+        torch.sub(x.T, self.centre.unsqueeze(-1), out=centred)
+        centred.mul_(self.unit.reciprocal().unsqueeze(-1))
         if not self.products:
             torch.mul(centred, centred, out=squares)
             return phi
@@ -75,6 +79,13 @@ class GaussianFeatures(Features):
             torch.mul(centred[i:], centred[i], out=squares[start : start + d - i])
             start += d - i
         return phi
+
+    def _differentiable(self, x: Tensor) -> Tensor:
+        centred = ((x - self.centre) / self.unit).T
+        row = column = torch.arange(len(centred), device=x.device)
+        if self.products:
+            row, column = torch.triu_indices(len(centred), len(centred), device=x.device)
+        return torch.cat([torch.ones_like(centred[:1]), centred, centred[row] * centred[column]])
 
     def natural(self, loc: Tensor, whiten: Tensor) -> Tensor:
         r"""Natural parameters ``[*batch, F]`` of normal distributions.
@@ -116,7 +127,9 @@ class GaussianFeatures(Features):
         density = x.new_zeros(len(x), natural.shape[0])
         for number, pattern in enumerate(patterns):
             rows = (which == number).nonzero()[:, 0]
-            part = _marginal(centred[rows][:, pattern], pattern, const, linear, precision, self.unit)
+            part = _marginal(
+                centred[rows][:, pattern], pattern, const, linear, precision, self.unit
+            )
             density = density.index_copy(0, rows, part)
         return log_weights.unsqueeze(-1) + density.T
 
@@ -133,9 +146,9 @@ class GaussianFeatures(Features):
 def _marginal(
     x: Tensor, there: Tensor, const: Tensor, linear: Tensor, precision: Tensor, unit: Tensor
 ) -> Tensor:
-    """Log-density ``[m, K]`` of the entries ``x`` ``[m, D_observed]`` that are there.
+    r"""Log-density ``[m, K]`` of the entries ``x`` ``[m, D_observed]`` that are there.
 
-    The missing ones are integrated out of :math:`\\exp(c + b^T x - x^T P x / 2)`, whose gradient is
+    The missing ones are integrated out of :math:`\exp(c + b^T x - x^T P x / 2)`, whose gradient is
     then the expectation of the complete features.
     """
     own = precision[:, there][:, :, there]
@@ -157,9 +170,7 @@ def _marginal(
 
 def _first_complete(x: Tensor) -> Tensor:
     """Rows among which every feature is there as often as can be: a spread-out sample of each."""
-    rows = [
-        (~torch.isnan(column)).nonzero()[:_REFERENCE_ROWS, 0] for column in x.unbind(1)
-    ]
+    rows = [(~torch.isnan(column)).nonzero()[:_REFERENCE_ROWS, 0] for column in x.unbind(1)]
     return torch.unique(torch.cat(rows))
 
 

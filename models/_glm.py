@@ -196,6 +196,38 @@ def _hessian(
     return square, cross, total
 
 
+def normal_equations(
+    x: Tensor, target: Tensor, weights: Tensor | None, intercept: bool
+) -> tuple[Tensor, Tensor]:
+    """Matrix ``[p, p]`` and right-hand side ``[p]`` of a weighted least-squares problem.
+
+    Parameters
+    ----------
+    x, target
+        Covariates ``[n, d]`` and what to fit ``[n]``.
+    weights
+        Of the rows ``[n]``; None for ones.
+    intercept
+        Whether a column of ones comes first, so that p = d + 1; else p = d.
+    """
+    first = int(intercept)
+    size = first + x.shape[1]
+    square, right = x.new_zeros(size, size), x.new_zeros(size)
+    for rows in _blocks(x):
+        block, outcomes = x[rows], target[rows]
+        weight = torch.ones_like(outcomes) if weights is None else weights[rows]
+        left = block.T if weights is None else (block * weight.unsqueeze(-1)).T
+        square[first:, first:].addmm_(left, block)
+        right[first:].addmv_(left, outcomes)
+        if intercept:
+            square[0, 0] += weight.sum()
+            square[0, 1:].addmv_(block.T, weight)
+            right[0] += weight @ outcomes
+    if intercept:
+        square[1:, 0] = square[0, 1:]
+    return square, right
+
+
 def _is_constant(vector: Tensor) -> bool:
     """Whether all entries are the same."""
     return vector.stride(0) == 0 or bool((vector == vector[0]).all())

@@ -14,6 +14,7 @@ from torch.distributions import constraints
 
 from likely.envs import DataError
 from likely.models._data import as_weights, column_labels, row_labels
+from likely.models._glm import normal_equations
 from likely.models._options import check_number
 
 PRIORS = ("normal", "laplace")
@@ -124,15 +125,19 @@ class Regression:
         predictions : Tensor
             ``[n]``.
         """
-        design = torch.cat([torch.ones_like(x[:, :1]), x], 1) if self.intercept else x
+        start = self.normal_solution(x, target, weights)
+        return start, linear_predictor(x, start.get("intercept"), start["coefficients"])
+
+    def normal_solution(self, x: Tensor, target: Tensor, weights: Any = None) -> dict[str, Tensor]:
+        """Solve a weighted least-squares problem by its normal equations, as `least_squares`."""
         checked = as_weights(weights, len(x), x)
-        left = design.T if checked is None else design.T * checked
+        square, right = normal_equations(x, target, checked, self.intercept)
         # The pseudo-inverse also serves covariates that depend on each other.
-        solution = torch.linalg.pinv(left @ design, hermitian=True) @ (left @ target)
+        solution = torch.linalg.pinv(square, hermitian=True) @ right
         start = {"coefficients": solution[-x.shape[1] :]}
         if self.intercept:
             start["intercept"] = solution[0]
-        return start, design @ solution
+        return start
 
 
 def linear_predictor(x: Tensor, intercept: Tensor | None, coefficients: Tensor) -> Tensor:

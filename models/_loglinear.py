@@ -1,9 +1,9 @@
-"""Mixtures of components whose log-densities are linear in features of the data.
+r"""Mixtures of components whose log-densities are linear in features of the data.
 
-For component k, :math:`\\log p(x \\mid k) = \\langle \\eta_k, \\phi(x) \\rangle + b(x)`: every
+For component k, :math:`\log p(x \mid k) = \langle \eta_k, \phi(x) \rangle + b(x)`: every
 exponential family is of that kind (Wainwright & Jordan 2008, "Graphical models, exponential
 families, and variational inference", section 3). All components' log-densities are then one matrix
-product, and the gradient of the log-evidence by :math:`\\eta` is the other one, the expected
+product, and the gradient of the log-evidence by :math:`\eta` is the other one, the expected
 sufficient statistics (Fisher's identity).
 """
 
@@ -98,7 +98,7 @@ def evidence(
     transformed = torch._C._are_functorch_transforms_active()
     if x.requires_grad or transformed or not features.linear:
         return _plain_evidence(x, log_weights, natural, features, hard)
-    result: Tensor = _Evidence.apply(log_weights, natural, x, features, hard)  # type: ignore[no-untyped-call]
+    result: Tensor = _Evidence.apply(log_weights, natural, x, features, hard)
     return result
 
 
@@ -147,8 +147,9 @@ def _shares(densities: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
     """Log-evidence ``[m]`` and shares ``[K, m]`` of log-densities, which are overwritten."""
     highest = densities.amax(0)
     # A row that no component can have made has log-evidence -inf, and no shares.
-    impossible = highest < 0.1 * _IMPOSSIBLE
-    none = bool(impossible.any())
+    none = not bool(highest.min() > 0.1 * _IMPOSSIBLE)
+    if none:
+        impossible = highest < 0.1 * _IMPOSSIBLE
     if hard:
         winner = densities.argmax(0, keepdim=True)
         shares, total = torch.zeros_like(densities).scatter_(0, winner, 1.0), highest
@@ -157,7 +158,9 @@ def _shares(densities: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
             highest = torch.where(impossible, 0.0, highest)
         shares = densities.sub_(highest).exp_()
         total = shares.sum(0)
-        shares.div_(total.clamp_min(torch.finfo(total.dtype).tiny))
+        if none:
+            total.clamp_min_(torch.finfo(total.dtype).tiny)
+        shares.mul_(total.reciprocal())
         total.log_().add_(highest)
     if none:
         shares[:, impossible], total[impossible] = 0.0, -math.inf

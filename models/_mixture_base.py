@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models._clustering import k_means, random_clusters
+from likely.models._clustering import k_means, random_clusters, start_rows
 from likely.models._data import (
     as_floating,
     as_size,
@@ -165,8 +165,14 @@ class MixtureProgram:
             return {}
         x, n, _ = self._rows_or_size(x, n, dim)
         row_weights = as_weights(weights, n, x)
+        chosen = start_rows(n, self.n_components, x.device)
+        row_weights = None if row_weights is None else row_weights[chosen]
+        whole, x = x, x[chosen]
         if bool(torch.isnan(x.sum())):
-            x = torch.where(torch.isnan(x), x.nanmean(0), x)
+            means = x.nanmean(0)
+            if bool(torch.isnan(means).any()):
+                means = whole.nanmean(0)
+            x = torch.where(torch.isnan(x), means, x)
         find = k_means if self.init == "k-means++" else random_clusters
         clusters = torch.nn.functional.one_hot(find(x, self.n_components), self.n_components)
         shares = clusters.to(x.dtype)
@@ -226,7 +232,9 @@ class MixtureProgram:
         x, n, _ = self._rows_or_size(x, n, dim)
         found: list[str] = self.family.review(params, x)
         if "weights" in params:
-            empty = (params["weights"] * n < 0.5).nonzero()[:, 0]
+            row_weights = as_weights(weights, n, x)
+            total = n if row_weights is None else float(row_weights.sum())
+            empty = (params["weights"] * total < 0.5).nonzero()[:, 0]
             if len(empty):
                 found.append(
                     f"component {', '.join(str(int(k)) for k in empty)} is empty: less than half a "
@@ -287,21 +295,29 @@ class MixtureProgram:
             trace = poutine.trace(poutine.condition(self, data=values)).get_trace(
                 n=as_size(n, "n"), dim=self._dim(values)
             )
-        return trace.nodes["x"]["value"], trace.nodes["component"]["value"]
+        nodes: dict[str, Any] = trace.nodes
+        return nodes["x"]["value"], nodes["component"]["value"]
 
     def _at(self, params: Mapping[str, Tensor], x: Any) -> tuple[Tensor, LogLinearMixture]:
         like = next(iter(params.values()))
-        value = as_floating(x, "x", like=like).to(like.device)
+        with default_dtype(like.dtype):
+            value = as_floating(x, "x", like=like).to(like.device)
         if value.dim() == 2 and value.shape[1] != self._dim(params):
             raise DataError(
                 f"x has {value.shape[1]} features, but the components have {self._dim(params)}"
             )
         with pyro.validation_enabled(True), torch.no_grad():
-            few = value.dim() == 2 and len(value) < self.n_components
-            padded = torch.cat([value] * self.n_components) if few else value
+            padded = value
+            if value.dim() == 2 and (
+                len(value) < self.n_components or bool(torch.isnan(value).all(0).any())
+            ):
+                # Too few to be fitted, which is no reason not to judge them.
+                typical = params.get("locs", value.new_zeros(self.n_components, value.shape[1]))
+                padded = torch.cat([value, typical])
             conditioned = poutine.condition(self, data=dict(params))
             trace = poutine.trace(poutine.block(conditioned, expose=["x"])).get_trace(padded)
-        mixture = trace.nodes["x"]["fn"]
+        nodes: dict[str, Any] = trace.nodes
+        mixture = nodes["x"]["fn"]
         return value, mixture.expand(torch.Size([len(value)]))
 
     def _dim(self, params: Mapping[str, Tensor]) -> int:

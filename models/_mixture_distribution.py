@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import constraints
@@ -48,7 +48,7 @@ class LogLinearMixture(TorchDistribution):
         ``"weights"``, the log-weights ``[*batch, K]``, and ``"components"``, ``[*batch, K, F]``.
     """
 
-    arg_constraints: Mapping[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
     latent_dims: tuple[str, ...] = ()
 
@@ -85,9 +85,7 @@ class LogLinearMixture(TorchDistribution):
         )
         return new
 
-    def evidence(
-        self, value: Tensor, natural: Mapping[str, Tensor], hard: bool = False
-    ) -> Tensor:
+    def evidence(self, value: Tensor, natural: Mapping[str, Tensor], hard: bool = False) -> Tensor:
         """Log-evidence of rows ``[n, D]``, a function of natural parameters.
 
         Parameters
@@ -124,9 +122,7 @@ class LogLinearMixture(TorchDistribution):
 
     def latent_posterior(self, value: Tensor) -> Tensor:
         """Posterior probabilities of the component, ``[n, K]``, at rows ``[n, D]``."""
-        return posterior(
-            value, self.natural["weights"], self.natural["components"], self.features
-        )
+        return posterior(value, self.natural["weights"], self.natural["components"], self.features)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw rows, ``[*sample_shape, *batch_shape, D]``."""

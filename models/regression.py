@@ -8,10 +8,12 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from likely.models._data import as_matrix, as_outcomes, check_outcomes
+from likely.models._glm import LinearBernoulli, LinearPoisson
 from likely.models._linear import Regression, linear_predictor
 from likely.models._noise import (
     check_noise,
@@ -21,6 +23,12 @@ from likely.models._noise import (
 )
 from likely.models._options import check_number
 from likely.models._outcomes import observation_plate, row_weights
+
+# Steps of reweighted least squares on the way to least absolute deviations.
+_REWEIGHTED = 50
+# Rows from which a logistic regression finds its start, and Newton steps that it takes there.
+_START_ROWS = 1 << 16
+_START_STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +130,17 @@ class LinearRegression(Regression):
             return pyro.sample("y", outcome, obs=None if y is None else y[rows])
 
     def initial(self, x: Any, y: Any = None, *, weights: Any = None) -> dict[str, Tensor]:
-        """Start at least squares; the scale starts above 1/1000 of that of ``y``."""
+        """Start at least squares, with Laplace noise at least absolute deviations.
+
+        The scale starts above 1/1000 of that of ``y``.
+        """
         if y is None:
             return {}
         x = as_matrix(x, "x")
         y = as_outcomes(y, "y", len(x), like=x)
         start, fitted = self.least_squares(x, y, weights)
+        if self.noise == "laplace":
+            start, fitted = self._least_deviations(x, y, weights)
         if self.noise == "student" and self.degrees_of_freedom is None:
             start["degrees_of_freedom"] = x.new_tensor(4.0)
         if self.scale is not None:
@@ -136,8 +149,31 @@ class LinearRegression(Regression):
         share = share / share.sum()
         size = (share @ y.square()).sqrt()
         # Points on a line leave no residual to start from, and zeros no size either.
-        scale = torch.maximum((share @ (y - fitted).square()).sqrt(), 1e-3 * size)
+        left = (y - fitted).abs()
+        spread = share @ left if self.noise == "laplace" else (share @ left.square()).sqrt()
+        scale = torch.maximum(spread, 1e-3 * size)
         return {**start, "scale": torch.where(scale > 0, scale, torch.ones_like(scale))}
+
+    def _least_deviations(
+        self, x: Tensor, y: Tensor, weights: Any
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Least absolute deviations by least squares, reweighted (Schlossmacher 1973)."""
+        weight = row_weights(weights, y)
+        start, fitted = self.least_squares(x, y, weights)
+        for _ in range(_REWEIGHTED):
+            left = (y - fitted).abs()
+            # Rows that are met already keep a finite weight.
+            floor = (1e-9 * (weight @ left / weight.sum())).clamp_min(torch.finfo(x.dtype).tiny)
+            start, fitted = self.least_squares(x, y, weight / torch.maximum(left, floor))
+        # The optimum meets as many rows as there are weights.
+        met = x.shape[1] + self.intercept
+        left = torch.where(weight > 0, (y - fitted).abs(), torch.inf)
+        rows = left.argsort()[:met]
+        exact, _ = self.least_squares(x[rows], y[rows])
+        through = linear_predictor(x, exact.get("intercept"), exact["coefficients"])
+        if bool(weight @ (y - through).abs() < weight @ (y - fitted).abs()):
+            return exact, through
+        return start, fitted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,18 +242,37 @@ class LogisticRegression(Regression):
                 check_outcomes((y == 0) | (y == 1), y, "y", "0 or 1")
         intercept, coefficients = self.sample_weights(x)
         with observation_plate(len(x), x, weights) as rows:
-            logits = linear_predictor(x[rows], intercept, coefficients)
-            obs = None if y is None else y[rows]
-            return pyro.sample("y", dist.Bernoulli(logits=logits), obs=obs)
+            if LinearBernoulli.serves(x[rows], coefficients):
+                outcome = LinearBernoulli(x[rows], coefficients, intercept)
+            else:
+                logits = linear_predictor(x[rows], intercept, coefficients)
+                outcome = dist.Bernoulli(logits=logits)
+            return pyro.sample("y", outcome, obs=None if y is None else y[rows])
 
     def initial(self, x: Any, y: Any = None, *, weights: Any = None) -> dict[str, Tensor]:
-        """Start at the first Newton step from zero, least squares on ``4 (y - 1/2)``."""
+        """Start near the optimum of at most 65,536 rows, by reweighted least squares.
+
+        The first step is the Newton step from zero, least squares on ``4 (y - 1/2)``.
+        """
         if y is None:
             return {}
         x = as_matrix(x, "x")
         y = as_outcomes(y, "y", len(x), like=x)
-        start, _ = self.least_squares(x, 4 * (y - 0.5), weights)
-        return start
+        spread = slice(None, None, -(-len(x) // _START_ROWS))
+        x, y, weight = x[spread], y[spread], row_weights(weights, y)[spread]
+        start = self.normal_solution(x, 4 * (y - 0.5), weight)
+        best = torch.tensor(-torch.inf)
+        for _ in range(_START_STEPS):
+            u = linear_predictor(x, start.get("intercept"), start["coefficients"])
+            value = weight @ (y * u + F.logsigmoid(-u))
+            if not bool(value > best):
+                return previous
+            best, previous = value, start
+            chance = torch.sigmoid(u)
+            curve = chance * (1 - chance)
+            target = u + (y - chance) / curve.clamp_min(torch.finfo(x.dtype).tiny)
+            start = self.normal_solution(x, target, weight * curve)
+        return previous
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,11 +349,14 @@ class PoissonRegression(Regression):
         exposure = self._exposure(x, exposure)
         intercept, coefficients = self.sample_weights(x)
         with observation_plate(len(x), x, weights) as rows:
-            log_rate = linear_predictor(x[rows], intercept, coefficients)
-            if exposure is not None:
-                log_rate = log_rate + exposure[rows].log()
-            obs = None if y is None else y[rows]
-            return pyro.sample("y", dist.Poisson(log_rate.exp()), obs=obs)
+            offset = None if exposure is None else exposure[rows].log()
+            if LinearPoisson.serves(x[rows], coefficients):
+                outcome = LinearPoisson(x[rows], coefficients, intercept, offset)
+            else:
+                log_rate = linear_predictor(x[rows], intercept, coefficients)
+                log_rate = log_rate if offset is None else log_rate + offset
+                outcome = dist.Poisson(log_rate.exp())
+            return pyro.sample("y", outcome, obs=None if y is None else y[rows])
 
     def coords(
         self, x: Any, y: Any = None, *, exposure: Any = None, weights: Any = None
@@ -319,8 +377,7 @@ class PoissonRegression(Regression):
         y = as_outcomes(y, "y", len(x), like=x)
         watched = self._exposure(x, exposure)
         target = (y + 0.5).log() if watched is None else ((y + 0.5) / watched).log()
-        start, _ = self.least_squares(x, target, (y + 0.5) * row_weights(weights, y))
-        return start
+        return self.normal_solution(x, target, (y + 0.5) * row_weights(weights, y))
 
     @staticmethod
     def _exposure(x: Tensor, exposure: Any) -> Tensor | None:

@@ -31,9 +31,13 @@ from likely.models import (
     DawidSkene,
     GaussianMixture,
     GaussianModel,
+    HiddenMarkovModel,
     LinearRegression,
     LogisticRegression,
+    NaiveBayes,
     PoissonModel,
+    PoissonRegression,
+    Sequences,
 )
 
 Values = dict[str, torch.Tensor]
@@ -245,8 +249,8 @@ class Config:
         ``bind(outcomes, *design)`` gives the arguments that make the program see the outcomes.
     plate : str, optional
         A plate whose indices the program uses, so that it can be subsampled.
-    order : dict of str to int
-        Sites whose axis may come out permuted; the first is sorted to tell what is what.
+    order : dict of str to int, or several
+        Sites whose axes may come out permuted; the first is sorted to tell what is what.
     latents, params : bool
         Whether it has discrete latents; whether it has parameters without a prior.
     unfit : frozenset of str
@@ -259,10 +263,10 @@ class Config:
     program: Callable[..., Any]
     truth: Mapping[str, Any]
     design: Callable[[], tuple[Any, ...]] = tuple
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     bind: Callable[..., tuple[Any, ...]] = lambda outcomes, *design: (*design, outcomes)
     plate: str | None = None
-    order: Mapping[str, int] = field(default_factory=dict)
+    order: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
     latents: bool = False
     params: bool = False
     unfit: frozenset[str] = frozenset()
@@ -299,9 +303,10 @@ class Config:
         keys = found[first].reshape(len(found[first]), -1)[:, 0]
         reference = self.values[first].reshape(len(keys), -1)[:, 0]
         order = keys.argsort()[reference.argsort().argsort()]
-        for name, axis in self.order.items():
-            if name in found:
-                found[name] = found[name].index_select(axis, order)
+        for name, axes in self.order.items():
+            for axis in (axes,) if isinstance(axes, int) else axes:
+                if name in found:
+                    found[name] = found[name].index_select(axis, order)
         return found
 
 
@@ -316,6 +321,16 @@ def linear_layer(weight: Any = None, bias: Any = None) -> torch.nn.Module:
 
 def covariates(rows: int, columns: int) -> Callable[[], tuple[torch.Tensor]]:
     return lambda: (torch.randn(rows, columns),)
+
+
+def classes(rows: int, n_classes: int) -> Callable[[], tuple[None, torch.Tensor]]:
+    """No features yet, and a class for every row."""
+    return lambda: (None, torch.randint(0, n_classes, (rows,)))
+
+
+def partly_labelled(x: torch.Tensor, _: None, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Features with the labels of half of their rows."""
+    return x, torch.where(torch.arange(len(x)) % 2 == 0, labels, -1)
 
 
 def crowd(tasks: int, annotators: int, classes: int) -> Callable[[], tuple[Annotations]]:
@@ -338,6 +353,8 @@ CLUSTERS = {
     "locs": [[-2.0, 1.0], [2.0, 0.0]],
     "scales": [[0.7, 1.0], [1.0, 0.5]],
 }
+# Lengths of sequences.
+CHAINS = [6, 14, 9, 1, 11] * 8
 
 CONFIGS = [
     Config(
@@ -383,6 +400,48 @@ CONFIGS = [
         plate="observation",
     ),
     Config(
+        name="linear-student",
+        program=LinearRegression(noise="student"),
+        truth={"intercept": 0.5, "coefficients": [1.0, -2.0], "scale": 0.7},
+        design=covariates(120, 2),
+        plate="observation",
+    ),
+    Config(
+        name="poisson-regression",
+        program=PoissonRegression(),
+        truth={"intercept": 0.5, "coefficients": [0.4, -0.6]},
+        design=covariates(120, 2),
+        plate="observation",
+    ),
+    Config(
+        name="naive-bayes",
+        program=NaiveBayes(2),
+        truth={
+            "prevalence": [0.4, 0.6],
+            "feature_probabilities": [[0.8, 0.3, 0.6], [0.25, 0.7, 0.4]],
+        },
+        design=classes(120, 2),
+        sizes={"dim": 3},
+        bind=partly_labelled,
+        plate="observation",
+        latents=True,
+        options=TRACED,
+    ),
+    Config(
+        name="naive-bayes-counts",
+        program=NaiveBayes(2, "multinomial"),
+        truth={
+            "prevalence": [0.4, 0.6],
+            "feature_probabilities": [[0.5, 0.2, 0.3], [0.2, 0.6, 0.2]],
+        },
+        design=classes(100, 2),
+        sizes={"dim": 3, "total": 5},
+        bind=partly_labelled,
+        plate="observation",
+        latents=True,
+        options=TRACED_SHORT,
+    ),
+    Config(
         name="mixture-full",
         program=GaussianMixture(2, "full"),
         truth={
@@ -406,6 +465,16 @@ CONFIGS = [
         options=TRACED_SHORT,
     ),
     Config(
+        name="mixture-bernoulli",
+        program=Mixture(2, "bernoulli", equal_weights=True),
+        truth={"probabilities": [[0.15, 0.2, 0.8, 0.1], [0.85, 0.9, 0.3, 0.8]]},
+        sizes={"n": 150, "dim": 4},
+        plate="observation",
+        order={"probabilities": 0},
+        latents=True,
+        options=TRACED_SHORT,
+    ),
+    Config(
         name="dawid-skene",
         program=DawidSkene(2),
         truth={
@@ -423,6 +492,21 @@ CONFIGS = [
         plate="task",
         latents=True,
         options={"nuts": {"jit": True, "draws": 150}},
+    ),
+    Config(
+        name="hidden-markov",
+        program=HiddenMarkovModel(2, covariance="diag"),
+        truth={
+            "initial": [0.3, 0.7],
+            "transition": [[0.8, 0.2], [0.3, 0.7]],
+            "locs": [[-2.0], [2.0]],
+            "scales": [[1.0], [0.7]],
+        },
+        sizes={"lengths": CHAINS, "dim": 1},
+        bind=lambda x: (Sequences.from_arrays(x, CHAINS),),
+        plate="sequence",
+        order={"locs": 0, "scales": 0, "initial": 0, "transition": (0, 1)},
+        options={"nuts": {"draws": 150}},
     ),
     Config(
         name="two-bells",

@@ -53,6 +53,7 @@ class Dimensions:
         self.given_coords = _mapping(coords, "coords")
         self.used: set[str] = set()
         self.renamed: dict[str, str] = {}
+        self.subsets: dict[str, tuple[str, np.ndarray]] = {}
         sites = program.sites
         known = {
             *sites.unknowns,
@@ -117,6 +118,16 @@ class Dimensions:
             self.renamed[found[-1]] = chosen
         return tuple(found)
 
+    def subset(self, site: str, batch: Names, kept: np.ndarray) -> str:
+        """Name of the one dimension of a site's entries that a mask ``kept`` [*plates] leaves.
+
+        Of one plate they keep their labels.
+        """
+        name = f"{site}_observed"
+        if len(batch) == 1 and batch[0] is not None:
+            self.subsets[name] = batch[0], kept
+        return name
+
     def dataset(
         self, arrays: Mapping[str, tuple[tuple[str, ...], np.ndarray]], attrs: Mapping[str, Any]
     ) -> xr.Dataset:
@@ -164,6 +175,9 @@ class Dimensions:
         if dim in SAMPLE_DIMS:
             return np.arange(length)
         base = self.renamed.get(dim, dim)
+        if base in self.subsets:
+            plate, kept = self.subsets[base]
+            return self.labels(plate, len(kept), site)[kept]
         for given, source in (
             (self.given_coords, "coords"),
             (self.hook_coords, "the program's coords"),

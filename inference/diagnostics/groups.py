@@ -17,8 +17,10 @@ import xarray as xr
 from likely.inference.diagnostics import backend
 from likely.inference.diagnostics.dimensions import SAMPLE_DIMS, Dimensions, Names
 from likely.inference.errors import FitError
+from likely.inference.masks import observed_masks
 from likely.inference.program import Program
 from likely.inference.quantities import pointwise_log_likelihood
+from likely.inference.streams import Streamed
 
 if TYPE_CHECKING:
     from likely.inference.fit import Fit
@@ -57,10 +59,12 @@ def build_groups(
     -------
     dict of str to Dataset
         ``posterior`` [chain, draw, *plates, *event], ``sample_stats`` [chain, draw],
-        ``log_likelihood`` [chain, draw, *plates] in nats with latents summed out,
+        ``log_likelihood`` [chain, draw, *plates] in nats with latents summed out (where a mask
+        hides observations, only the others, in one dimension ``<site>_observed``),
         ``observed_data``, ``posterior_predictive`` on request and ``latent_posterior``
         [*plates, K], the probabilities of each discrete latent. Groups without a variable are
-        left out. A fit that was loaded without its program gives the groups in its file.
+        left out, and so are those that need the observations for a fit from a ``DataLoader``. A
+        fit that was loaded without its program gives the groups in its file.
 
     Raises
     ------
@@ -74,14 +78,15 @@ def build_groups(
         return stored
     program = fit.bound("to_arviz()")
     names = Dimensions(program, coords, dims)
+    kept = not isinstance(program, Streamed)
     predicted = _predictive(fit, names, program, predictive) if predictive else {}
     arrays: dict[str, Arrays] = {
         "posterior": _posterior(fit, names),
         "sample_stats": _sample_stats(fit, names),
-        "log_likelihood": _log_likelihood(fit, names, program) if log_likelihood else {},
+        "log_likelihood": _log_likelihood(fit, names, program) if log_likelihood and kept else {},
         "observed_data": _observed(names, program),
         "posterior_predictive": predicted,
-        "latent_posterior": _latents(fit, names, program),
+        "latent_posterior": _latents(fit, names, program) if kept else {},
     }
     attrs = attributes(fit)
     groups = {group: names.dataset(found, attrs) for group, found in arrays.items() if found}
@@ -227,7 +232,13 @@ def _log_likelihood(fit: Fit, names: Dimensions, program: Program) -> Arrays:
     arrays: Arrays = {}
     with program.session(fit.seed), torch.no_grad():
         for number, values in enumerate(fit.each_draw()):
-            for name, (value, batch) in pointwise_log_likelihood(program, values).items():
+            terms = pointwise_log_likelihood(program, values)
+            if number == 0:
+                masks = observed_masks(program, values, terms)
+            for name, (value, batch) in terms.items():
+                if name in masks:
+                    value = value[masks[name]]
+                    batch = (names.subset(name, batch, as_numpy(masks[name])),)
                 if number == 0:
                     # One block, filled row by row: draws × observations can be large.
                     block = np.empty((chains, kept, *value.shape), as_numpy(value).dtype)

@@ -615,7 +615,7 @@ BAD_OPTIONS: list[tuple[tuple[Any, ...], str, list[Any]]] = [
     (SEARCHES, "tol", [0, -1e-6, math.nan, math.inf, "small", True]),
     (SEARCHES, "restarts", [0, 2.0]),
     ((MLE, MAP), "optimizer", ["newton", 3]),
-    ((MLE, MAP), "batch_size", [0, 2.5]),
+    ((MLE, MAP, SVI), "batch_size", [0, 2.5]),
     ((MLE, MAP), "em_steps", [-1, 1.0]),
     ((EM,), "objective", ["posteriori", None]),
     ((EM,), "m_step_iter", [0, 1.5]),

@@ -15,7 +15,14 @@ from pyro.poutine.messenger import Messenger
 from scipy import stats
 
 from likely.envs import DataError
-from likely.models import BernoulliModel, CategoricalModel, GaussianModel, PoissonModel
+from likely.inference import MAP, MLE
+from likely.models import (
+    BernoulliModel,
+    CategoricalModel,
+    GaussianModel,
+    LaplaceModel,
+    PoissonModel,
+)
 from likely.models._data import as_tensor, column_labels, plate_rows, row_labels
 
 # program, constrained values of its unknowns, outcomes
@@ -24,6 +31,7 @@ CONFIGS = [
     (CategoricalModel(3, (1.0, 2.0, 3.0)), {"probabilities": [0.2, 0.5, 0.3]}, [0, 2, 1, 1, 2]),
     (PoissonModel(2.0, 0.5), {"rate": 3.5}, [0.0, 4.0, 2.0, 7.0, 3.0]),
     (GaussianModel(1.0, 2.0, 3.0), {"loc": 0.5, "scale": 1.5}, [0.1, -2.0, 1.3, 4.0, 0.7]),
+    (LaplaceModel(1.0, 2.0, 3.0), {"loc": 0.5, "scale": 1.5}, [0.1, -2.0, 1.3, 4.0, 0.7]),
 ]
 IDS = [type(program).__name__ for program, _, _ in CONFIGS]
 
@@ -100,10 +108,11 @@ def test_log_density_is_scipys(program: Any, values: dict[str, Any], y: list[flo
                 "y": stats.poisson(3.5).logpmf(outcomes).sum(),
             }
         case _:
+            outcome = stats.laplace if isinstance(program, LaplaceModel) else stats.norm
             expected = {
                 "loc": stats.norm(1, 2).logpdf(0.5),
                 "scale": stats.halfnorm(scale=3).logpdf(1.5),
-                "y": stats.norm(0.5, 1.5).logpdf(outcomes).sum(),
+                "y": outcome(0.5, 1.5).logpdf(outcomes).sum(),
             }
     found = log_prob(program, at, torch.tensor(y, dtype=torch.float64))
     assert found == {name: pytest.approx(value, rel=1e-12) for name, value in expected.items()}
@@ -153,6 +162,9 @@ def test_simulation_follows_the_parameters() -> None:
         "normal": poutine.condition(
             GaussianModel(), {"loc": torch.tensor(-1.0), "scale": torch.tensor(2.0)}
         )(n=n),
+        "laplace": poutine.condition(
+            LaplaceModel(), {"loc": torch.tensor(-1.0), "scale": torch.tensor(2.0)}
+        )(n=n),
     }
     # mean and standard deviation of one outcome: the mean of n is off by 4 standard errors
     # once in 16,000 runs
@@ -160,10 +172,14 @@ def test_simulation_follows_the_parameters() -> None:
         "bernoulli": (0.3, math.sqrt(0.21)),
         "poisson": (4.0, 2.0),
         "normal": (-1.0, 2.0),
+        "laplace": (-1.0, math.sqrt(2) * 2.0),
     }.items():
         assert abs(float(draws[name].double().mean()) - mean) < 4 * sd / math.sqrt(n), name
     # The sample standard deviation of normal outcomes has standard error sd / sqrt(2 n).
     assert abs(float(draws["normal"].double().std()) - 2.0) < 4 * 2.0 / math.sqrt(2 * n)
+    # A deviation of Laplace outcomes is exponential, with mean and sd both the scale.
+    deviation = (draws["laplace"].double() + 1.0).abs().mean()
+    assert abs(float(deviation) - 2.0) < 4 * 2.0 / math.sqrt(n)
     classes = poutine.condition(CategoricalModel(3), {"probabilities": p})(n=n)
     shares = torch.bincount(classes, minlength=3) / n
     assert bool(((shares - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all())
@@ -199,6 +215,37 @@ def test_starts_are_inside_the_support(
         assert set(start) == set(values)
         assert math.isfinite(sum(log_prob(program, start, outcomes).values()))
     assert program.initial(n=3) == {}
+
+
+def test_laplace_starts_at_its_maximum_likelihood() -> None:
+    """The median and the mean absolute deviation (Laplace 1774); any point between two middles."""
+    for y in ([3.0, -1.0, 0.5, 9.0, 0.7], [3.0, -1.0, 0.5, 9.0]):
+        start = LaplaceModel().initial(y)
+        assert float(start["loc"]) == pytest.approx(float(np.median(y)), rel=1e-6)
+        deviation = float(np.abs(np.asarray(y) - np.median(y)).mean())
+        assert float(start["scale"]) == pytest.approx(deviation, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [4, 5, 20, 51])
+def test_laplace_fits_converge_on_kinks(n: int) -> None:
+    y = torch.tensor(np.random.default_rng(0).laplace(3.0, 2.0, size=n))
+    found = MLE().fit(LaplaceModel(), y)
+    assert found.converged
+    deviation = float((y - np.median(y)).abs().mean())
+    assert float(found.params["scale"]) == pytest.approx(deviation, rel=1e-8)
+    # So weak a prior moves the mode within the middle, if at all.
+    mode = MAP().fit(LaplaceModel(loc_scale=1e3), y)
+    assert mode.converged
+    middle = y.sort().values[(n - 1) // 2 : n // 2 + 1]
+    assert float(middle[0]) - 1e-6 <= float(mode.params["loc"]) <= float(middle[-1]) + 1e-6
+
+
+def test_smoothed_shares_are_the_posterior_mode() -> None:
+    y = torch.tensor([0, 0, 2, 0, 3])
+    for smoothing in (0.1, 1.0, 2.5):
+        found = MAP(tol=1e-14).fit(CategoricalModel(4, 1 + smoothing), y).params["probabilities"]
+        expected = (np.array([3, 0, 1, 1]) + smoothing) / (5 + 4 * smoothing)
+        np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyro
 import pytest
+import statsmodels.api as sm
 import torch
 from pyro import poutine
 from pyro.infer import Predictive
@@ -16,7 +17,8 @@ from pyro.poutine.messenger import Messenger
 from scipy import stats
 
 from likely.envs import DataError
-from likely.models import LinearRegression, LogisticRegression
+from likely.inference import MAP, MLE, NonFiniteError
+from likely.models import LinearRegression, LogisticRegression, PoissonRegression
 
 X = torch.tensor(
     [[0.5, -1.0], [1.5, 0.0], [-0.3, 2.0], [2.0, 1.0], [0.0, 0.7]], dtype=torch.float64
@@ -26,6 +28,7 @@ INTERCEPT = torch.tensor(0.3, dtype=torch.float64)
 SCALE = torch.tensor(1.5, dtype=torch.float64)
 Y_REAL = torch.tensor([1.0, 0.5, -2.0, 1.2, 0.1], dtype=torch.float64)
 Y_BINARY = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+Y_COUNTS = torch.tensor([3.0, 1.0, 0.0, 7.0, 1.0], dtype=torch.float64)
 
 # program, values of its unknowns, outcomes
 CONFIGS = [
@@ -41,8 +44,21 @@ CONFIGS = [
         Y_BINARY,
     ),
     (LogisticRegression(intercept=False), {"coefficients": COEFFICIENTS}, Y_BINARY),
+    (
+        PoissonRegression(intercept_scale=5.0, coefficients_scale=2.0),
+        {"intercept": INTERCEPT, "coefficients": COEFFICIENTS},
+        Y_COUNTS,
+    ),
+    (PoissonRegression(intercept=False), {"coefficients": COEFFICIENTS}, Y_COUNTS),
 ]
-IDS = ["linear", "linear, no intercept", "logistic", "logistic, no intercept"]
+IDS = [
+    "linear",
+    "linear, no intercept",
+    "logistic",
+    "logistic, no intercept",
+    "poisson",
+    "poisson, no intercept",
+]
 
 
 def log_prob(program: Any, values: dict[str, torch.Tensor], *args: Any) -> dict[str, torch.Tensor]:
@@ -90,6 +106,8 @@ def test_log_density_is_scipys(program: Any, values: dict[str, Any], y: torch.Te
     if isinstance(program, LinearRegression):
         expected["scale"] = stats.halfnorm(scale=program.scale_scale).logpdf(float(SCALE))
         expected["y"] = stats.norm(predictor, float(SCALE)).logpdf(y).sum()
+    elif isinstance(program, PoissonRegression):
+        expected["y"] = stats.poisson(np.exp(predictor)).logpmf(y).sum()
     else:
         expected["y"] = stats.bernoulli(1 / (1 + np.exp(-predictor))).logpmf(y).sum()
     found = log_prob(program, values, X, y)
@@ -125,7 +143,7 @@ def test_simulation_follows_the_parameters() -> None:
     n = 20_000
     pyro.set_rng_seed(2)
     x = torch.randn(n, 2, dtype=torch.float64)
-    linear, _, logistic, _ = (
+    linear, _, logistic, _, poisson, _ = (
         poutine.condition(program, values)(x) for program, values, _ in CONFIGS
     )
     predictor = x @ COEFFICIENTS + INTERCEPT
@@ -139,6 +157,10 @@ def test_simulation_follows_the_parameters() -> None:
     probability = predictor.sigmoid()
     score = x.T @ (logistic - probability) / n
     spread = ((x.square() * (probability * (1 - probability)).unsqueeze(-1)).mean(0) / n).sqrt()
+    assert bool((score.abs() < 4 * spread).all())
+    rate = predictor.exp()
+    score = x.T @ (poisson - rate) / n
+    spread = ((x.square() * rate.unsqueeze(-1)).mean(0) / n).sqrt()
     assert bool((score.abs() < 4 * spread).all())
 
 
@@ -237,10 +259,12 @@ def test_starts_are_finite_for_dependent_covariates_and_constant_outcomes(
     assert program.initial(x) == {}
 
 
-BOTH = pytest.mark.parametrize("program", [LinearRegression(), LogisticRegression()])
+EACH = pytest.mark.parametrize(
+    "program", [LinearRegression(), LogisticRegression(), PoissonRegression()]
+)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
@@ -264,13 +288,74 @@ def test_logistic_outcomes_are_binary() -> None:
         LogisticRegression()(torch.zeros(2, 1), [1, 2])
 
 
-@BOTH
+def test_exposure_multiplies_the_rate() -> None:
+    program, values = CONFIGS[4][:2]
+    exposure = torch.tensor([1.0, 2.0, 0.5, 4.0, 1.0], dtype=torch.float64)
+    trace = poutine.trace(poutine.condition(program, values)).get_trace(
+        X, Y_COUNTS, exposure=exposure
+    )
+    trace.compute_log_prob()
+    rate = (X @ COEFFICIENTS + INTERCEPT).exp() * exposure
+    expected = stats.poisson(rate.numpy()).logpmf(Y_COUNTS.numpy()).sum()
+    assert float(trace.nodes["y"]["log_prob_sum"]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_poisson_fit_is_statsmodels() -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(80, 2, dtype=torch.float64, generator=generator)
+    exposure = 0.5 + torch.rand(80, dtype=torch.float64, generator=generator)
+    rate = (0.4 + x @ torch.tensor([0.5, -0.3], dtype=torch.float64)).exp() * exposure
+    y = torch.poisson(rate, generator=generator)
+    reference = sm.GLM(
+        y.numpy(), sm.add_constant(x.numpy()), sm.families.Poisson(), exposure=exposure.numpy()
+    ).fit(tol=1e-12)
+    fit = MLE().fit(PoissonRegression(), x, y, exposure=exposure)
+    found = [float(fit.params["intercept"]), *fit.params["coefficients"].tolist()]
+    np.testing.assert_allclose(found, reference.params, atol=1e-7)
+    assert fit.log_likelihood == pytest.approx(reference.llf, rel=1e-10)
+    errors = fit.standard_errors()
+    found = [float(errors["intercept"]), *errors["coefficients"].tolist()]
+    np.testing.assert_allclose(found, reference.bse, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"y": [1.0, -1.0]}, "y must hold counts 0, 1, 2, ..., got -1 at position 1"),
+        ({"y": [1.0, 0.5]}, "y must hold counts 0, 1, 2, ..., got 0.5 at position 1"),
+        ({"exposure": [1.0, 0.0]}, "exposure must hold positive numbers, got 0 at position 1"),
+        ({"exposure": [1.0, -1.0]}, "exposure must hold positive numbers, got -1 at position 1"),
+        ({"exposure": [1.0, math.inf]}, "exposure must be finite"),
+        ({"exposure": [1.0]}, "exposure must have one entry per observation: expected 2, got 1"),
+    ],
+)
+def test_wrong_counts_and_exposures_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        PoissonRegression()(torch.zeros(2, 1), **options)
+
+
+def test_one_row_and_constant_columns_are_no_trouble() -> None:
+    # As many rows as weights leave no residual, and the density of an unknown scale no bound.
+    with pytest.raises(NonFiniteError, match="no maximum"):
+        MAP().fit(LinearRegression(), [[1.0, 0.0]], [1.0])
+    for program in (LinearRegression(scale=1.0), LogisticRegression(), PoissonRegression()):
+        fit = MAP().fit(program, [[1.0, 0.0]], [1.0])
+        assert fit.converged
+        x = torch.cat([X, torch.ones(5, 1), torch.zeros(5, 1)], 1)
+        fit = MAP().fit(program, x, Y_BINARY)
+        assert fit.converged
+        # Nothing is known of a column of zeros but its prior.
+        assert float(fit.params["coefficients"][3]) == pytest.approx(0.0, abs=1e-6)
+
+
+@EACH
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"intercept": 1}, "intercept must be True or False, got 1"),
         ({"intercept_scale": 0.0}, "intercept_scale must be a positive finite number"),
         ({"coefficients_scale": "wide"}, "coefficients_scale must be a positive finite number"),
+        ({"prior": "cauchy"}, "prior must be one of normal, laplace, got 'cauchy'"),
     ],
 )
 def test_wrong_options_are_refused(program: Any, options: dict[str, Any], message: str) -> None:
