@@ -18,7 +18,9 @@ _GRADIENT_FLOOR = 1e-12
 _LINE_SEARCH = 40
 # Relative change of the value at which Newton's method takes over a small problem, and how small.
 _HAND_OVER = 1e-7
-_FEW = 16
+_FEW = 32
+# A Newton decrement of so many tolerances is small enough: the step that goes with it is taken.
+_ENOUGH = 10.0
 # A gradient above this, relative to the objective, is no optimum however little the value changes.
 _FLAT = 1e-4
 
@@ -133,8 +135,10 @@ def _lbfgs(
 ) -> Minimum:
     """L-BFGS alone; a search whose end is checked afterwards may stop one iteration sooner."""
     cached = _Cached(function)
-    # Newton's last steps are cheaper than those of L-BFGS where a Hessian has few rows.
-    enough = max(tol, _HAND_OVER) if checked and start.numel() <= _FEW else tol
+    enough = tol
+    if checked:
+        # The check asks no more. Newton's last steps are cheaper where a Hessian has few rows.
+        enough = max(_ENOUGH * tol, _HAND_OVER if start.numel() <= _FEW else 0.0)
     x = start.detach().clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [x],
@@ -202,15 +206,21 @@ def _newton(
     (saddle-free Newton; Dauphin et al. 2014).
     """
     x, value, gradient = found.x, found.value, found.gradient
+    noise = 10.0 * torch.finfo(x.dtype).eps
+    matrix: torch.Tensor | None = None
     for iteration in range(found.n_iter, max_iter + 1):
+        if matrix is not None and gradient is not None:
+            # Near the end the curvature of the last point serves; it says so if all is gained.
+            _, left = newton_direction(matrix, gradient)
+            if left <= noise * max(1.0, abs(value)):
+                return Minimum(x, value, True, iteration, matrix=matrix)
         matrix = curvature(x)
         if matrix is None or not bool(torch.isfinite(matrix).all()):
             return replace(found, x=x, value=value, n_iter=iteration)
         if gradient is None:
             value, gradient = function(x)
-        noise = 10.0 * torch.finfo(x.dtype).eps
         direction, decrement = newton_direction(matrix, gradient, noise * max(1.0, abs(value)))
-        if decrement <= max(10.0 * tol, noise) * max(1.0, abs(value)):
+        if decrement <= max(_ENOUGH * tol, noise) * max(1.0, abs(value)):
             # The last step is already paid for, and doubles the digits.
             reached = function(x + direction)[0]
             if reached <= value:

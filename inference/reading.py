@@ -62,7 +62,7 @@ def check_observation(name: str, node: Mapping[str, Any]) -> None:
             f"{str(error).rstrip('.')}{mend(error)}{_about_gaps(node)}"
         ) from error
     value = node["value"]
-    infinite = isinstance(value, torch.Tensor) and bool(torch.isinf(value).any())
+    infinite = _holds_infinity(value)
     # A distribution that gives infinity a finite density (a censored one, say) means it.
     if infinite and not bool(torch.isfinite(log_prob).all()):
         raise ProgramError(
@@ -75,6 +75,13 @@ def check_observation(name: str, node: Mapping[str, Any]) -> None:
             f"data or its parameters{_about_gaps(node)}"
         )
     _check_plated(name, node, log_prob)
+
+
+def _holds_infinity(value: Any) -> bool:
+    """Whether data have an infinite entry; a finite sum answers without a copy of the data."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return False
+    return not bool(torch.isfinite(value.sum())) and bool(torch.isinf(value).any())
 
 
 def _check_plated(name: str, node: Mapping[str, Any], log_prob: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from pyro.util import ignore_jit_warnings
 from torch import Tensor
 
 from likely.models._clustering import positive_or_one
@@ -38,6 +39,7 @@ class GaussianFeatures(Features):
         own in place of the one; with products the log-density is no longer linear.
     """
 
+    @ignore_jit_warnings()
     def __init__(self, x: Tensor, products: bool) -> None:
         self.products = products
         self.missing = bool(torch.isnan(x.sum()))

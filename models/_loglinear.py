@@ -95,7 +95,7 @@ def evidence(
     Tensor
         ``[n]``.
     """
-    transformed = torch._C._are_functorch_transforms_active()
+    transformed = torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
     if x.requires_grad or transformed or not features.linear:
         return _plain_evidence(x, log_weights, natural, features, hard)
     result: Tensor = _Evidence.apply(log_weights, natural, x, features, hard)

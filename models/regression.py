@@ -26,7 +26,7 @@ from likely.models._outcomes import observation_plate, row_weights
 
 # Steps of reweighted least squares on the way to least absolute deviations.
 _REWEIGHTED = 50
-# Rows from which a logistic regression finds its start, and Newton steps that it takes there.
+# Most rows from which a logistic regression finds its start, and Newton steps on a part of more.
 _START_ROWS = 1 << 16
 _START_STEPS = 4
 
@@ -250,29 +250,35 @@ class LogisticRegression(Regression):
             return pyro.sample("y", outcome, obs=None if y is None else y[rows])
 
     def initial(self, x: Any, y: Any = None, *, weights: Any = None) -> dict[str, Tensor]:
-        """Start near the optimum of at most 65,536 rows, by reweighted least squares.
+        """Start at the first Newton step from zero, least squares on ``4 (y - 1/2)``.
 
-        The first step is the Newton step from zero, least squares on ``4 (y - 1/2)``.
+        Of many rows a part is looked at, and a few more Newton steps there are worth their time.
         """
         if y is None:
             return {}
         x = as_matrix(x, "x")
         y = as_outcomes(y, "y", len(x), like=x)
-        spread = slice(None, None, -(-len(x) // _START_ROWS))
-        x, y, weight = x[spread], y[spread], row_weights(weights, y)[spread]
-        start = self.normal_solution(x, 4 * (y - 0.5), weight)
+        weight = row_weights(weights, y)
+        if len(x) > _START_ROWS:
+            part = slice(None, None, -(-len(x) // _START_ROWS))
+            return self._newton(x[part].contiguous(), y[part], weight[part])
+        return self.normal_solution(x, 4 * (y - 0.5), weights)
+
+    def _newton(self, x: Tensor, y: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Newton steps from zero, by reweighted least squares, as long as each gains."""
+        start = reached = self.normal_solution(x, 4 * (y - 0.5), weight)
         best = torch.tensor(-torch.inf)
         for _ in range(_START_STEPS):
-            u = linear_predictor(x, start.get("intercept"), start["coefficients"])
+            u = linear_predictor(x, reached.get("intercept"), reached["coefficients"])
             value = weight @ (y * u + F.logsigmoid(-u))
             if not bool(value > best):
-                return previous
-            best, previous = value, start
+                break
+            best, start = value, reached
             chance = torch.sigmoid(u)
             curve = chance * (1 - chance)
             target = u + (y - chance) / curve.clamp_min(torch.finfo(x.dtype).tiny)
-            start = self.normal_solution(x, target, weight * curve)
-        return previous
+            reached = self.normal_solution(x, target, weight * curve)
+        return start
 
 
 @dataclass(frozen=True, kw_only=True)

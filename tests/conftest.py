@@ -34,6 +34,7 @@ from likely.models import (
     HiddenMarkovModel,
     LinearRegression,
     LogisticRegression,
+    Mixture,
     NaiveBayes,
     PoissonModel,
     PoissonRegression,
@@ -506,7 +507,7 @@ CONFIGS = [
         bind=lambda x: (Sequences.from_arrays(x, CHAINS),),
         plate="sequence",
         order={"locs": 0, "scales": 0, "initial": 0, "transition": (0, 1)},
-        options={"nuts": {"draws": 150}},
+        options=TRACED_SHORT,
     ),
     Config(
         name="two-bells",

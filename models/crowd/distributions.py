@@ -171,10 +171,15 @@ class RaggedLabels(TorchDistribution):
         return labels.unsqueeze(-2) if lead else labels
 
     def _counts(self, value: Tensor) -> LabelCounts:
-        observed = self.annotations.label
-        if observed is not None and _same_memory(value, observed):
-            return self.annotations.label_counts
-        return self.annotations.with_labels(value).label_counts
+        return counts_of(self.annotations, value)
+
+
+def counts_of(annotations: Annotations, value: Tensor) -> LabelCounts:
+    """Counts of labels ``value``; those of the annotations where they are the observed ones."""
+    observed = annotations.label
+    if observed is not None and _same_memory(value, observed):
+        return annotations.label_counts
+    return annotations.with_labels(value).label_counts
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:

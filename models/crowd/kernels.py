@@ -140,6 +140,60 @@ def safe_log(probability: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, probability, 1.0).log(), -math.inf)
 
 
+def log_sum_exp(scores: Tensor) -> Tensor:
+    """Logarithm of the sum of exponentials over the last axis.
+
+    Rows of −inf give −inf and have no derivative, where torch's gives nan. The exponentials serve
+    the derivative as well.
+
+    Parameters
+    ----------
+    scores
+        ``[n, K]``.
+
+    Returns
+    -------
+    Tensor
+        ``[n]``; differentiable to any order.
+    """
+    if torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        highest = scores.detach().amax(-1, keepdim=True)
+        highest = torch.where(highest.isneginf(), 0.0, highest)
+        return (scores - highest).exp().sum(-1).log() + highest.squeeze(-1)
+    result: Tensor = _LogSumExp.apply(scores)
+    return result
+
+
+def shares_of(scores: Tensor) -> Tensor:
+    """Softmax over the last axis; rows of −inf give zeros."""
+    highest = scores.amax(-1, keepdim=True)
+    highest = torch.where(highest.isneginf(), 0.0, highest)
+    shares = (scores - highest).exp()
+    total = shares.sum(-1, keepdim=True)
+    return shares / torch.where(total > 0, total, 1.0)
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        highest = scores.amax(-1, keepdim=True)
+        highest = torch.where(highest.isneginf(), 0.0, highest)
+        shares = (scores - highest).exp_()
+        total = shares.sum(-1, keepdim=True)
+        ctx.save_for_backward(scores)
+        if ctx.needs_input_grad[0]:
+            ctx.shares = shares.div_(torch.where(total > 0, total, 1.0))
+        return (total.log() + highest).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        if torch.is_grad_enabled():
+            return shares_of(ctx.saved_tensors[0]) * gradient.unsqueeze(-1)
+        shares: Tensor = ctx.shares * gradient.unsqueeze(-1)
+        return shares
+
+
 def label_log_density(counts: LabelCounts, log_confusion: Tensor) -> Tensor:
     """Log-density of all labels of every task given each true class.
 

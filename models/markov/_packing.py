@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -73,6 +74,12 @@ class Packing:
     def n_steps(self) -> int:
         """Steps of the longest sequence."""
         return len(self.widths)
+
+    @cached_property
+    def spans(self) -> list[slice]:
+        """Columns of each step."""
+        ends = list(accumulate(self.widths))
+        return [slice(end - width, end) for end, width in zip(ends, self.widths, strict=True)]
 
     @cached_property
     def later(self) -> slice | Tensor:

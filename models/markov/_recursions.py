@@ -10,8 +10,9 @@ of blocks).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from likely.models.markov._packing import Chunks, Packing
 # where there are so many steps, and so few sequences times squared states in each.
 _FEWEST_STEPS = 256
 _MOST_WORK = 600
+# Largest step, states times sequences, for which NumPy is the faster library.
+_MOST_ENTRIES = 2048
 
 
 class Transfer(NamedTuple):
@@ -142,45 +145,70 @@ def _chunks(packing: Packing, n_states: int) -> Chunks | None:
     return packing.chunks
 
 
+# A sequence that comes out impossible is looked at by whoever asked.
+@np.errstate(all="ignore")
 def _filter(
     first: Tensor, transition: Tensor, emission: Tensor, packing: Packing
 ) -> tuple[Tensor, Tensor]:
     """Filtered states [K, N] and scales [1, N] from ``first`` [K, 1] or [K, S as packed]."""
-    filtered = torch.empty_like(emission)
-    emissions = emission.split(packing.widths, 1)
-    filters = filtered.split(packing.widths, 1)
     k, before = len(transition), packing.widths[0]
+    filtered = torch.empty_like(emission)
     # One product predicts the next states and sums the present ones, which are not yet scaled.
     both = torch.cat([transition.T, torch.ones_like(transition[:1])])
     work = emission.new_empty(k + 1, before)
-    predicted, total = work[:k], work[k:]
-    past = filters[0]
-    torch.mul(emissions[0], first, out=past)
+    torch.mul(emission[:, :before], first, out=filtered[:, :before])
+    xp, (both, work, *arrays) = _library(packing, both, work, emission, filtered)
+    emissions, filters = (_by_step(array, packing) for array in arrays)
+    product, divide, multiply = xp.matmul, xp.divide, xp.multiply
+    predicted, total, past = work[:k], work[k:], filters[0]
     for now, potential, width in zip(filters[1:], emissions[1:], packing.widths[1:], strict=True):
         if width < before:
             past, before = past[:, :width], width
-            work = emission.new_empty(k + 1, width)
+            work = xp.empty((k + 1, width), dtype=work.dtype, **_place(work))
             predicted, total = work[:k], work[k:]
-        torch.mm(both, past, out=work)
-        torch.div(predicted, total, out=now)
-        now.mul_(potential)
+        product(both, past, out=work)
+        divide(predicted, total, out=now)
+        multiply(now, potential, out=now)
         past = now
     scale = filtered.sum(0, keepdim=True)
     return filtered.div_(scale), scale
 
 
+@np.errstate(all="ignore")
 def _smooth(
     transition: Tensor, arrival: Tensor, future: Tensor, packing: Packing
 ) -> tuple[Tensor, Tensor]:
     """Fill ``future`` [K, N], right in each last column, and complete ``arrival``, in place."""
-    futures = future.split(packing.widths, 1)
-    arrivals = arrival.split(packing.widths, 1)
+    xp, (moves, *arrays) = _library(packing, transition, arrival, future)
+    arrivals, futures = (_by_step(array, packing) for array in arrays)
+    product, multiply = xp.matmul, xp.multiply
     for t in range(packing.n_steps - 1, 0, -1):
         now, before, width = arrivals[t], futures[t - 1], packing.widths[t]
-        now.mul_(futures[t])
-        torch.mm(transition, now, out=before if before.shape[1] == width else before[:, :width])
-    arrivals[0].mul_(futures[0])
+        multiply(now, futures[t], out=now)
+        product(moves, now, out=before if before.shape[1] == width else before[:, :width])
+    multiply(arrivals[0], futures[0], out=arrivals[0])
     return future, arrival
+
+
+def _library(packing: Packing, *tensors: Tensor) -> tuple[Any, list[Any]]:
+    """NumPy and arrays that share the tensors' memory where a step is small, else torch.
+
+    A call of NumPy takes about half as long to start, and a step is hardly more than that.
+    """
+    entries = len(tensors[0]) * len(packing.owner) / packing.n_steps
+    if tensors[0].device.type != "cpu" or entries > _MOST_ENTRIES:
+        return torch, list(tensors)
+    return np, [tensor.numpy() for tensor in tensors]
+
+
+def _by_step(array: Any, packing: Packing) -> Any:
+    if isinstance(array, Tensor):
+        return array.split(packing.widths, 1)
+    return [array[:, span] for span in packing.spans]
+
+
+def _place(array: Any) -> dict[str, Any]:
+    return {"device": array.device} if isinstance(array, Tensor) else {}
 
 
 def _transfer(transition: Tensor, emission: Tensor, chunks: Chunks) -> Transfer:
@@ -223,30 +251,38 @@ def _normalised(columns: Tensor, ones: Tensor) -> tuple[Tensor, Tensor]:
     return columns / total, total
 
 
+@np.errstate(all="ignore")
 def _first_states(
     initial: Tensor, transition: Tensor, transfer: Transfer, chunks: Chunks
 ) -> Tensor:
     """Predicted first state [K, C] of every chunk given all observations before it."""
     along = chunks.along
-    first = torch.empty_like(transfer.weight)
-    at = along.rows.split(along.widths)
-    first[:, at[0]] = initial.unsqueeze(-1)
+    found = torch.empty_like(transfer.weight)
+    _, (moves, first, shares, weight, rows) = _library(
+        along, transition, found, *transfer, along.rows
+    )
+    at = [rows[span] for span in along.spans]
+    first[:, at[0]] = _library(along, initial.unsqueeze(-1))[1][0]
     for t in range(1, along.n_steps):
         before = at[t - 1][: along.widths[t]]
-        joint = first[:, before] * transfer.weight[:, before]
-        last = (transfer.shares[..., before] * joint).sum(1)
-        first[:, at[t]] = transition.T @ (last / last.sum(0))
-    return first
+        joint = first[:, before] * weight[:, before]
+        last = (shares[..., before] * joint).sum(1)
+        first[:, at[t]] = moves.T @ (last / last.sum(0))
+    return found
 
 
+@np.errstate(all="ignore")
 def _last_futures(transition: Tensor, transfer: Transfer, ends: Tensor, chunks: Chunks) -> Tensor:
     """``future`` [K, C] of every chunk's last step; ``ends`` [K, C]: filtered states there."""
     along = chunks.along
-    future = torch.ones_like(ends)
-    at = along.rows.split(along.widths)
+    found = torch.ones_like(ends)
+    _, (moves, future, shares, weight, filtered, rows) = _library(
+        along, transition, found, *transfer, ends, along.rows
+    )
+    at = [rows[span] for span in along.spans]
     for t in range(along.n_steps - 1, 0, -1):
         now, before = at[t], at[t - 1][: along.widths[t]]
-        message = (transfer.shares[..., now] * future[:, now].unsqueeze(1)).sum(0)
-        message = transition @ (message * transfer.weight[:, now])
-        future[:, before] = message / (message * ends[:, before]).sum(0)
-    return future
+        message = (shares[..., now] * future[:, None, now]).sum(0)
+        message = moves @ (message * weight[:, now])
+        future[:, before] = message / (message * filtered[:, before]).sum(0)
+    return found

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,6 +118,23 @@ def test_the_optimum_is_that_of_gradients_and_has_standard_errors():
     # A mean cannot be known better than from all its state's steps.
     counts = torch.nan_to_num(by_gradient.latent("state")).sum((0, 1)).unsqueeze(-1)
     assert bool((free >= 0.95 * by_gradient.params["scales"] / counts.sqrt()).all())
+
+
+def test_the_earthquakes_of_zucchini_and_macdonald():
+    table = Path(__file__).parents[3] / "examples" / "data" / "earthquakes.csv"
+    counts = Sequences.from_frame(pd.read_csv(table), columns="count")
+    # Their table 3.1: minus the maximised log-likelihood, and the rates.
+    published = {
+        1: (391.9189, [19.36]),
+        2: (341.8787, [15.42, 26.02]),
+        3: (328.5275, [13.13, 19.71, 29.71]),
+    }
+    for k, (minimum, rates) in published.items():
+        program = HiddenMarkovModel(k, "poisson")
+        fit = EM(restarts=2, tol=1e-11, max_iter=1000).fit(program, counts)
+        assert -fit.log_likelihood == pytest.approx(minimum, abs=1e-4)
+        found = fit.params["rates"].flatten().sort().values
+        assert found.tolist() == pytest.approx(rates, abs=0.01)
 
 
 def aligned(found, truth, name):

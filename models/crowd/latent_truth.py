@@ -1,0 +1,193 @@
+"""A crowd's labels as one distribution that sums the true classes out by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from likely.envs import DataError
+from likely.models.crowd.annotations import Annotations
+from likely.models.crowd.distributions import RaggedLabels, counts_of
+from likely.models.crowd.kernels import label_log_density, log_sum_exp, safe_log, shares_of
+
+
+class LatentTruth(TorchDistribution):
+    r"""All labels that each task got, the task's true class summed out.
+
+    .. math:: \log p(y_i) = \log \sum_k \rho_{ik} \prod_{(l, j) \in y_i} \pi_{l k j}
+
+    (Dawid & Skene 1979, equation 2.7.) The same density as `RaggedLabels` below an enumerated
+    categorical site; taking the sum here spares the copies and passes over ``[K, n_tasks]`` tensors
+    that enumeration makes. Engines find what EM needs: the name of the latent, its posterior, and
+    logarithms in which the complete-data log-density is linear.
+
+    Parameters
+    ----------
+    prior
+        Probabilities ρ of the true class, ``[*batch, K]``, or ``[*batch, n_tasks, K]`` where they
+        differ by task.
+    confusion
+        ``[*batch, L, K, J]``, as in `RaggedLabels`; or, where annotators' errors depend on the
+        task, probabilities of each given label by true class, ``[*batch, n_labels, K]``.
+    annotations
+        Who labelled which task, with known true classes where there are any.
+    by_label
+        Whether ``confusion`` has the second shape.
+    latent
+        Name of the latent.
+
+    Raises
+    ------
+    DataError
+        If shapes do not fit ``annotations``.
+
+    Examples
+    --------
+    >>> crowd = Annotations.from_arrays([0, 0, 1], ["ann", "bo", "bo"], [1, 1, 0])
+    >>> confusion = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).expand(2, 2, 2)
+    >>> LatentTruth(torch.tensor([0.5, 0.5]), confusion, crowd).log_prob(crowd.label).exp()
+    tensor([0.3250, 0.5500])
+    """
+
+    missing_hint: ClassVar[str] = RaggedLabels.missing_hint
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    latent_dims: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        prior: Tensor,
+        confusion: Tensor,
+        annotations: Annotations,
+        *,
+        by_label: bool = False,
+        latent: str = "truth",
+    ) -> None:
+        self.prior, self.confusion = prior, confusion
+        self.annotations, self.by_label, self.latent = annotations, by_label, latent
+        self.n_states = prior.shape[-1]
+        self.natural = {"prior": safe_log(prior), "confusion": safe_log(confusion)}
+        inner = 2 if by_label else 3
+        if by_label:
+            fits = confusion.shape[-2:] == (len(annotations), self.n_states)
+            expected = f"[*batch, {len(annotations)}, {self.n_states}]"
+        else:
+            fits = (
+                confusion.dim() >= 3
+                and confusion.shape[-3] in (1, annotations.n_annotators)
+                and confusion.shape[-2:] == (self.n_states, annotations.n_classes)
+            )
+            expected = (
+                f"[*batch, {annotations.n_annotators}, {self.n_states}, {annotations.n_classes}]"
+            )
+        if not fits:
+            raise DataError(
+                f"confusion: expected shape {expected} for these annotations, "
+                f"got {tuple(confusion.shape)}"
+            )
+        n = annotations.n_tasks
+        outside = prior.shape[: -2 if prior.dim() > 1 else -1]
+        self._outside = torch.broadcast_shapes(outside, confusion.shape[:-inner])
+        super().__init__(
+            self._outside + (annotations.n_tasks,), Size([len(annotations)]), validate_args=False
+        )
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """Flat vectors of class indices."""
+        return constraints.independent(
+            constraints.integer_interval(0, self.annotations.n_classes - 1), 1
+        )
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: LatentTruth | None = None
+    ) -> LatentTruth:
+        """The same distribution over a larger batch; nothing is copied."""
+        new: LatentTruth = self._get_checked_instance(LatentTruth, _instance)
+        new.__dict__.update(
+            {key: value for key, value in self.__dict__.items() if not key.startswith("_batch")}
+        )
+        TorchDistribution.__init__(new, Size(batch_shape), self.event_shape, validate_args=False)
+        return new
+
+    def scores(self, value: Tensor, natural: Mapping[str, Tensor]) -> Tensor:
+        """Joint log-density of labels and true class, ``[n_tasks, K]``, without a batch."""
+        if self.by_label:
+            evidence = self.annotations.rows_by_task.product(natural["confusion"])
+        else:
+            counts = counts_of(self.annotations, value)
+            evidence = label_log_density(counts, natural["confusion"])
+        scores = evidence + natural["prior"]
+        known = self.annotations.truth
+        if known is None or self.annotations.n_known == 0:
+            return scores
+        # A known class leaves one term of the sum.
+        classes = torch.arange(self.n_states, device=known.device)
+        out = (known.unsqueeze(-1) >= 0) & (known.unsqueeze(-1) != classes)
+        return scores.masked_fill(out, -math.inf)
+
+    def evidence(
+        self, value: Tensor, natural: Mapping[str, Tensor], hard: bool = False
+    ) -> Tensor:
+        """Log-density of every task's labels, a function of logarithms like ``natural``.
+
+        Parameters
+        ----------
+        value
+            int64 ``[n_labels]``, axes of length one before it allowed.
+        natural
+            ``"prior"`` and ``"confusion"``.
+        hard
+            Maximise over the true class instead of summing.
+
+        Returns
+        -------
+        Tensor
+            ``[*batch, n_tasks]`` in nats.
+        """
+        parts = []
+        for one in self._each(natural):
+            scores = self.scores(value, one)
+            parts.append(scores.amax(-1) if hard else log_sum_exp(scores))
+        return torch.stack(parts).reshape(self._outside + parts[0].shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of every task's labels, ``[*batch, n_tasks]``; see `evidence`."""
+        density = self.evidence(value, self.natural)
+        shape = torch.broadcast_shapes(density.shape, self.batch_shape)
+        return density.expand(shape)
+
+    def latent_posterior(self, value: Tensor) -> Tensor:
+        """Posterior probabilities of the true classes, ``[*batch, n_tasks, K]``."""
+        parts = [shares_of(self.scores(value, one)) for one in self._each(self.natural)]
+        return torch.stack(parts).reshape(self._outside + parts[0].shape)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draw a label for every row of the annotations; see `RaggedLabels.sample`."""
+        known = self.annotations.truth
+        shape = Size(sample_shape) + self.batch_shape
+        prior = self.prior if self.prior.dim() > 1 else self.prior.unsqueeze(-2)
+        truth = torch.distributions.Categorical(prior).expand(self.batch_shape).sample(
+            Size(sample_shape)
+        )
+        if known is not None:
+            truth = torch.where(known >= 0, known, truth)
+        if not self.by_label:
+            return RaggedLabels(self.confusion, self.annotations, truth).sample()
+        raise NotImplementedError(f"draws of shape {tuple(shape)} from label probabilities")
+
+    def _each(self, natural: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """The parameters of each member of the batch."""
+        prior, table = natural["prior"], natural["confusion"]
+        if not self._outside:
+            return [{"prior": prior, "confusion": table}]
+        inner = 2 if self.by_label else 3
+        prior = prior if prior.dim() > 1 else prior.unsqueeze(-2)
+        prior = prior.expand(self._outside + prior.shape[-2:]).flatten(0, -3)
+        table = table.expand(self._outside + table.shape[-inner:]).flatten(0, -inner - 1)
+        return [{"prior": p, "confusion": t} for p, t in zip(prior, table, strict=True)]
