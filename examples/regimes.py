@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -49,7 +50,7 @@ def ranked(fit: Fit) -> list[int]:
     return order
 
 
-def plot_states(ax: mpl.axes.Axes, years: np.ndarray, counts: Sequences, fit: Fit) -> None:
+def plot_states(ax: plt.Axes, years: np.ndarray, counts: Sequences, fit: Fit) -> None:
     """Counts, the rate that the smoothed regimes expect, and the most probable regime's years."""
     program: HiddenMarkovModel = fit.program.source
     smoothed = fit.latent("state")[0]
@@ -57,12 +58,10 @@ def plot_states(ax: mpl.axes.Axes, years: np.ndarray, counts: Sequences, fit: Fi
     rates = fit.params["rates"].flatten()
     for place, state in enumerate(ranked(fit)):
         inside = (path == state).numpy()
-        ax.fill_between(
-            years,
-            0,
+        ax.bar(
+            years[inside],
             1,
-            where=inside,
-            step="mid",
+            width=1.0,
             transform=ax.get_xaxis_transform(),
             color=COLOURS[place],
             alpha=0.15,
@@ -73,11 +72,11 @@ def plot_states(ax: mpl.axes.Axes, years: np.ndarray, counts: Sequences, fit: Fi
     expected = smoothed @ rates
     ax.plot(years, expected, color=COLOURS[1], linewidth=1.5, label="expected, all years known")
     ax.set_ylim(0, None)
-    ax.set_title("Three regimes: years shaded by the most probable path", loc="left")
+    ax.set_title("Years shaded by the most probable regime", loc="left")
 
 
 def plot_forecast(
-    ax: mpl.axes.Axes, years: np.ndarray, counts: Sequences, fans: dict[str, torch.Tensor]
+    ax: plt.Axes, years: np.ndarray, counts: Sequences, fans: dict[str, torch.Tensor]
 ) -> None:
     """The last decades and where the next years may lie."""
     recent = slice(-30, None)
@@ -91,14 +90,14 @@ def plot_forecast(
         )
     ax.plot(future, draws.mean(0), color=COLOURS[0], label="mean")
     ax.set_ylim(0, None)
-    ax.set_title("The forecast forgets the quiet present", loc="left")
+    ax.set_title("The forecast forgets the present", loc="left")
 
 
 def draw(
     years: np.ndarray, counts: Sequences, fit: Fit, fans: dict[str, torch.Tensor], output: Path
 ) -> None:
     """One figure: the century and the years to come."""
-    figure, (left, right) = mpl.pyplot.subplots(
+    figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, 3.9), layout="constrained", width_ratios=(2, 1), sharey=True
     )
     plot_states(left, years, counts, fit)
@@ -111,7 +110,7 @@ def draw(
     right.legend(frameon=False, fontsize=8, ncols=4, loc="upper left", handlelength=1.2)
     left.set_ylim(0, 56)
     figure.savefig(output / "regimes.png", dpi=150)
-    mpl.pyplot.close(figure)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -135,7 +134,9 @@ def main() -> None:
         stay = float(fit.params["transition"][state, state])
         print(f"  rate {float(fit.params['rates'][state, 0]):5.1f}: {1 / (1 - stay):5.1f} years")
 
-    posterior = Laplace(draws=400, init=fit).fit(fit.program.source, counts)
+    # A Gaussian around one mode has one labelling to begin with.
+    engine = Laplace(draws=400, init=fit, relabel=False)
+    posterior = engine.fit(fit.program.source, counts)
     spread = posterior.draws["rates"].std((0, 1)).flatten()
     centre = posterior.params["rates"].flatten()
     print("\nRates and their posterior standard deviations (Laplace):")

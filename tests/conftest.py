@@ -507,6 +507,7 @@ CONFIGS = [
         bind=lambda x: (Sequences.from_arrays(x, CHAINS),),
         plate="sequence",
         order={"locs": 0, "scales": 0, "initial": 0, "transition": (0, 1)},
+        latents=True,
         options=TRACED_SHORT,
     ),
     Config(

@@ -22,7 +22,7 @@ from likely.inference.engines.sanity import check_bounded, flat_unknowns
 from likely.inference.engines.stochastic import check_factory, search
 from likely.inference.errors import BoundaryWarning, NonFiniteError, OptionError, ProgramError
 from likely.inference.kinks import find_kinks, minimise_with_kinks
-from likely.inference.optimise import Evaluation, Minimum, OptimizerFactory, minimise
+from likely.inference.optimise import Evaluation, Minimum, OptimizerFactory
 from likely.inference.program import Density, Program, Values
 from likely.inference.streams import Streamed, has_loader
 

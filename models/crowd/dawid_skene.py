@@ -1,35 +1,70 @@
-"""Crowd labels with one confusion matrix per annotator (Dawid & Skene 1979)."""
+"""Crowd labels with one confusion matrix per annotator, one for all, or one number each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, ClassVar
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.util import ignore_jit_warnings
 from torch import Tensor
 
 from likely.envs import DataError
+from likely.models.crowd._program import (
+    CrowdProgram,
+    Sites,
+    check_classes,
+    checked_prior,
+    counts_at,
+    filled_prior,
+    normalised,
+    shares_at_start,
+)
 from likely.models.crowd.annotations import Annotations
-from likely.models.crowd.distributions import RaggedLabels
 
-# Shapes that an argument may have, with their names; -1 is any length.
-_Shapes = Sequence[tuple[tuple[int, ...], str]]
+
+def _diagonal_prior(annotations: Annotations, k: int) -> Tensor:
+    """Concentrations ``[K, K]``: 3 + 1/K on the diagonal and 1 + 1/K off it."""
+    options: dict[str, Any] = {
+        "dtype": torch.get_default_dtype(),
+        "device": annotations.task.device,
+    }
+    return 1 + 1 / k + 2 * torch.eye(k, **options)
+
+
+class _WithPrevalence(CrowdProgram):
+    """Tasks of one prevalence, with its prior; the tables' prior has a default."""
+
+    prevalence_prior: float | Tensor
+    confusion_prior: float | Tensor | None
+
+    def _check_prevalence(self) -> None:
+        check_classes(self.n_classes)
+        shapes = (((), "a number"), ((self.n_classes,), f"[{self.n_classes}]"))
+        prior = checked_prior(self.prevalence_prior, "prevalence_prior", shapes)
+        object.__setattr__(self, "prevalence_prior", prior)
+
+    def _sample_prevalence(self, annotations: Annotations) -> Tensor:
+        prior = filled_prior(self.prevalence_prior, (self.n_classes,), annotations)
+        found: Tensor = pyro.sample("prevalence", dist.Dirichlet(prior))
+        return found
+
+    def _table_prior(self, annotations: Annotations) -> Tensor:
+        if self.confusion_prior is None:
+            return _diagonal_prior(annotations, self.n_classes)
+        return filled_prior(self.confusion_prior, (self.n_classes, self.n_classes), annotations)
 
 
 @dataclass(frozen=True, eq=False)
-class DawidSkene:
+class DawidSkene(_WithPrevalence):
     """Every task has a true class, and every annotator errs in their own way.
 
     Task i has true class t_i ~ Categorical(prevalence); annotator l reports class j for a task of
     class k with probability confusion[l, k, j], independently of all other labels (Dawid & Skene
-    1979, Applied Statistics 28(1), section 2). True classes are plain discrete sites; where the
-    annotations know some of them, the program conditions on these.
+    1979, Applied Statistics 28(1), section 2). Where the annotations know true classes, the program
+    conditions on these.
 
     Parameters
     ----------
@@ -41,7 +76,8 @@ class DawidSkene:
         Dirichlet concentrations of confusion rows: a positive number, [K, K] or [L, K, K]. By
         default 3 + 1/K on the diagonal and 1 + 1/K off it. The weak belief that annotators are
         right more often than not tells the classes apart, which the likelihood, the same under any
-        relabelling of the true classes, cannot do.
+        relabelling of the true classes, cannot do. Yesterday's expected counts plus one, [L, K, K],
+        carry over what was learnt about known annotators.
 
     Raises
     ------
@@ -51,10 +87,10 @@ class DawidSkene:
 
     Notes
     -----
-    Sites: ``prevalence`` [K], ``confusion`` [L, K, K] (plate ``annotator``), ``truth`` (plate
-    ``task``, discrete) and the observed ``labels``, one flat vector [n_labels] whose log-density
-    has one entry per task. Known true classes are observed at ``truth`` if all are known, and at a
-    further site ``gold`` otherwise.
+    Sites: ``prevalence`` [K], ``confusion`` [L, K, K] (plate ``annotator``) and the observed
+    ``labels``, one flat vector [n_labels] whose log-density has one entry per task (plate
+    ``task``). The discrete latent ``truth`` [n_tasks] is summed out by the labels' distribution
+    (`LatentTruth`); a design without labels draws it at a site of that name.
 
     Examples
     --------
@@ -67,61 +103,22 @@ class DawidSkene:
     prevalence_prior: float | Tensor = 1.0
     confusion_prior: float | Tensor | None = None
 
-    dims: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prevalence": ("class",),
-        "confusion": ("class", "reported"),
-        "labels": ("annotation",),
-        "truth": ("class",),
-    }
-
     def __post_init__(self) -> None:
+        self._check_prevalence()
         k = self.n_classes
-        if not isinstance(k, Integral) or k < 2:
-            raise DataError(f"n_classes: expected an integer of at least 2, got {k!r}")
-        shapes: _Shapes = (((), "a number"), ((k,), f"[{k}]"))
-        prior = _checked_prior(self.prevalence_prior, "prevalence_prior", shapes)
-        object.__setattr__(self, "prevalence_prior", prior)
         shapes = (((), "a number"), ((k, k), f"[{k}, {k}]"), ((-1, k, k), f"[L, {k}, {k}]"))
         if self.confusion_prior is not None:
-            prior = _checked_prior(self.confusion_prior, "confusion_prior", shapes)
+            prior = checked_prior(self.confusion_prior, "confusion_prior", shapes)
             object.__setattr__(self, "confusion_prior", prior)
 
-    def __call__(self, annotations: Annotations) -> Tensor:
-        """Run the program; labels that ``annotations`` lack are simulated.
-
-        Returns
-        -------
-        Tensor
-            int64 [n_labels]: the labels, observed or simulated.
-
-        Raises
-        ------
-        DataError
-            If the numbers of classes or annotators differ, or if a design without labels knows the
-            true classes of some tasks but not of all.
-        """
-        self._check(annotations)
+    def sample_sites(self, annotations: Annotations) -> Sites:
+        """Sample ``prevalence`` [K] and ``confusion`` [L, K, K]."""
+        prevalence = self._sample_prevalence(annotations)
         device = str(annotations.task.device)
-        n_tasks, n_known = annotations.n_tasks, annotations.n_known
-        prevalence_prior, confusion_prior = self._priors(annotations)
-        prevalence = pyro.sample("prevalence", dist.Dirichlet(prevalence_prior))
         with pyro.plate("annotator", annotations.n_annotators, device=device):
-            confusion = pyro.sample("confusion", dist.Dirichlet(confusion_prior).to_event(1))
-        with pyro.plate("task", n_tasks, device=device) as index:
-            batch = annotations
-            with ignore_jit_warnings():
-                if index is not None and len(index) < n_tasks:
-                    batch = annotations.subset(index)
-            known = batch.truth
-            prior = dist.Categorical(prevalence)
-            truth = pyro.sample("truth", prior, obs=known if n_known == n_tasks else None)
-            if known is not None and 0 < n_known < n_tasks:
-                # A known class is a report without error.
-                report = dist.Delta(truth).mask(known >= 0)
-                pyro.sample("gold", report, obs=known.clamp(min=0))
-            likelihood = RaggedLabels(confusion, batch, truth)
-            labels: Tensor = pyro.sample("labels", likelihood, obs=batch.label)
-        return labels
+            table = dist.Dirichlet(self._table_prior(annotations)).to_event(1)
+            confusion = pyro.sample("confusion", table)
+        return {"prevalence": prevalence, "confusion": confusion}
 
     def initial(self, annotations: Annotations) -> dict[str, Tensor]:
         """Starting values: the M-step from vote shares.
@@ -137,59 +134,12 @@ class DawidSkene:
             where none of the annotator's tasks has a share of the row's class.
         """
         self._check(annotations)
-        shares = annotations.vote_shares()
-        informed = torch.bincount(annotations.task, minlength=annotations.n_tasks) > 0
-        if annotations.truth is not None:
-            known = annotations.truth >= 0
-            shares[known] = torch.eye(self.n_classes).to(shares)[annotations.truth[known]]
-            informed = informed | known
-        counts = annotations.label_counts.product(shares, transposed=True)
-        counts = counts.reshape(annotations.n_annotators, self.n_classes, self.n_classes).mT
-        total = counts.sum(-1, keepdim=True)
-        confusion = torch.where(
-            total > 0, counts / torch.where(total > 0, total, 1.0), 1 / self.n_classes
-        )
-        return {"prevalence": shares[informed].mean(0), "confusion": confusion.contiguous()}
-
-    def coords(self, annotations: Annotations) -> dict[str, Sequence[Any]]:
-        """Labels of every named dimension: the user's own ids."""
-        self._check(annotations)
-        return {
-            "task": annotations.tasks.tolist(),
-            "annotator": annotations.annotators.tolist(),
-            "class": annotations.classes.tolist(),
-            "reported": annotations.classes.tolist(),
-            "annotation": range(len(annotations)),
-        }
-
-    def _priors(self, annotations: Annotations) -> tuple[Tensor, Tensor]:
-        k = self.n_classes
-        options: dict[str, Any] = {
-            "dtype": torch.get_default_dtype(),
-            "device": annotations.task.device,
-        }
-
-        def filled(prior: float | Tensor, *shape: int) -> Tensor:
-            if isinstance(prior, Tensor) and prior.dim():
-                return prior.to(**options)
-            return torch.full(shape, float(prior), **options)
-
-        prevalence = filled(self.prevalence_prior, k)
-        if self.confusion_prior is None:
-            return prevalence, 1 + 1 / k + 2 * torch.eye(k, **options)
-        return prevalence, filled(self.confusion_prior, k, k)
+        shares, informed = shares_at_start(annotations)
+        confusion = normalised(counts_at(shares, annotations))
+        return {"prevalence": shares[informed].mean(0), "confusion": confusion}
 
     def _check(self, annotations: Any) -> None:
-        if not isinstance(annotations, Annotations):
-            raise DataError(
-                f"annotations: expected Annotations, got {type(annotations).__name__}; make them "
-                "with Annotations.from_frame or Annotations.from_arrays"
-            )
-        if annotations.n_classes != self.n_classes:
-            raise DataError(
-                f"annotations: expected {self.n_classes} classes, got {annotations.n_classes}; if "
-                "some were never reported, pass classes= when building the annotations"
-            )
+        super()._check(annotations)
         prior = self.confusion_prior
         if (
             isinstance(prior, Tensor)
@@ -200,27 +150,164 @@ class DawidSkene:
                 f"annotations: expected {len(prior)} annotators, as confusion_prior has, "
                 f"got {annotations.n_annotators}"
             )
-        if annotations.label is None and 0 < annotations.n_known < annotations.n_tasks:
-            raise DataError(
-                "annotations: expected a design without labels to know the truth of all tasks or "
-                f"of none, got {annotations.n_known} of {annotations.n_tasks}"
-            )
 
 
-def _checked_prior(value: Any, name: str, shapes: _Shapes) -> float | Tensor:
-    """A prior's concentrations as a number or a tensor."""
-    try:
-        prior = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value, float))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: expected numbers, got {value!r}; {error}") from error
-    fits = any(
-        len(shape) == prior.dim()
-        and all(a in (-1, b) for a, b in zip(shape, prior.shape, strict=True))
-        for shape, _ in shapes
-    )
-    if not fits:
-        expected = " or ".join(text for _, text in shapes)
-        raise DataError(f"{name}: expected {expected}, got shape {list(prior.shape)}")
-    if not bool(((prior > 0) & torch.isfinite(prior)).all()):
-        raise DataError(f"{name}: expected positive finite concentrations, got {value}")
-    return prior if prior.dim() else float(prior)
+@dataclass(frozen=True, eq=False)
+class PooledMultinomial(_WithPrevalence):
+    """Every task has a true class, and all annotators err alike.
+
+    The model of `DawidSkene` with one table for everybody: annotators are interchangeable, as in
+    the multinomial model that Passonneau & Carpenter (2014, TACL 2, section 4) start from.
+
+    Parameters
+    ----------
+    n_classes
+        Number of classes K ≥ 2, true and reported.
+    prevalence_prior
+        Dirichlet concentration: a positive number or [K].
+    confusion_prior
+        Dirichlet concentrations of confusion rows: a positive number or [K, K]; the default is
+        that of `DawidSkene`.
+
+    Raises
+    ------
+    DataError
+        As `DawidSkene`.
+
+    Notes
+    -----
+    Sites: ``prevalence`` [K], ``confusion`` [K, K] and the observed ``labels`` [n_labels] (plate
+    ``task``); discrete latent ``truth`` [n_tasks].
+
+    Examples
+    --------
+    >>> design = Annotations.from_arrays([0, 0, 1], ["ann", "bo", "bo"], None, classes=[0, 1])
+    >>> PooledMultinomial(2)(design).shape
+    torch.Size([3])
+    """
+
+    n_classes: int
+    prevalence_prior: float | Tensor = 1.0
+    confusion_prior: float | Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self._check_prevalence()
+        k = self.n_classes
+        if self.confusion_prior is not None:
+            shapes = (((), "a number"), ((k, k), f"[{k}, {k}]"))
+            prior = checked_prior(self.confusion_prior, "confusion_prior", shapes)
+            object.__setattr__(self, "confusion_prior", prior)
+
+    def sample_sites(self, annotations: Annotations) -> Sites:
+        """Sample ``prevalence`` [K] and ``confusion`` [K, K]."""
+        prevalence = self._sample_prevalence(annotations)
+        table = dist.Dirichlet(self._table_prior(annotations)).to_event(1)
+        return {"prevalence": prevalence, "confusion": pyro.sample("confusion", table)}
+
+    def errors(self, sites: Sites, batch: Annotations) -> Tensor:
+        """One table for all, ``[*outside, 1, K, K]``."""
+        table = sites["confusion"]
+        # Plates outside leave a dimension of one where annotators would be.
+        return table.unsqueeze(0) if table.dim() == 2 else table
+
+    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
+        """Starting values: the M-step from vote shares, as `DawidSkene.initial`."""
+        self._check(annotations)
+        shares, informed = shares_at_start(annotations)
+        counts = counts_at(shares, annotations).sum(0)
+        return {"prevalence": shares[informed].mean(0), "confusion": normalised(counts)}
+
+
+@dataclass(frozen=True, eq=False)
+class OneCoin(_WithPrevalence):
+    """Every annotator is right with a probability of their own, and errs evenly.
+
+    Annotator l reports the true class with probability ability[l] and each other class with
+    probability (1 − ability[l]) / (K − 1): `DawidSkene` with one number for each annotator (the
+    "one-coin" model of Zhang, Chen, Zhou & Jordan 2016, JMLR 17, section 2).
+
+    Parameters
+    ----------
+    n_classes
+        Number of classes K ≥ 2.
+    prevalence_prior
+        Dirichlet concentration: a positive number or [K].
+    ability_prior
+        Parameters (α, β) of the Beta prior on ``ability``; the default expects two thirds.
+
+    Raises
+    ------
+    DataError
+        As `DawidSkene`.
+
+    Notes
+    -----
+    Sites: ``prevalence`` [K], ``ability`` [L] (plate ``annotator``), deterministic ``confusion``
+    [L, K, K] and the observed ``labels`` [n_labels] (plate ``task``); discrete latent ``truth``.
+
+    Examples
+    --------
+    >>> design = Annotations.from_arrays([0, 0, 1], ["ann", "bo", "bo"], None, classes=[0, 1])
+    >>> OneCoin(2)(design).shape
+    torch.Size([3])
+    """
+
+    n_classes: int
+    prevalence_prior: float | Tensor = 1.0
+    ability_prior: tuple[float, float] = (2.0, 1.0)
+
+    confusion_prior: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        self._check_prevalence()
+        prior = checked_prior(self.ability_prior, "ability_prior", (((2,), "two numbers"),))
+        object.__setattr__(self, "ability_prior", tuple(torch.as_tensor(prior).tolist()))
+
+    def sample_sites(self, annotations: Annotations) -> Sites:
+        """Sample ``prevalence`` [K] and ``ability`` [L]."""
+        prevalence = self._sample_prevalence(annotations)
+        alpha, beta = prevalence.new_tensor(self.ability_prior)
+        device = str(annotations.task.device)
+        with pyro.plate("annotator", annotations.n_annotators, device=device):
+            ability = pyro.sample("ability", dist.Beta(alpha, beta))
+            confusion = pyro.deterministic("confusion", self._table(ability), event_dim=2)
+        return {"prevalence": prevalence, "confusion": confusion}
+
+    def _table(self, ability: Tensor) -> Tensor:
+        k = self.n_classes
+        eye = torch.eye(k, dtype=ability.dtype, device=ability.device)
+        right = ability[..., None, None]
+        return eye * right + (1 - eye) * (1 - right) / (k - 1)
+
+    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
+        """Starting values: shares of labels that agree with the vote shares."""
+        self._check(annotations)
+        shares, informed = shares_at_start(annotations)
+        counts = counts_at(shares, annotations)
+        return {"prevalence": shares[informed].mean(0), "ability": self._ability(counts)}
+
+    def m_step(
+        self,
+        expected: Mapping[str, Any],
+        params: Mapping[str, Tensor],
+        annotations: Annotations,
+        *,
+        objective: str,
+    ) -> dict[str, Tensor]:
+        """Expected shares of right labels, with the prior's counts for the posterior."""
+        counts = expected["labels"]["confusion"]
+        more = (0.0, 0.0)
+        if objective == "posterior":
+            more = (self.ability_prior[0] - 1, self.ability_prior[1] - 1)
+        return {"ability": self._ability(counts, more, params["ability"])}
+
+    @staticmethod
+    def _ability(
+        counts: Tensor, more: tuple[float, float] = (0.0, 0.0), without: Tensor | None = None
+    ) -> Tensor:
+        right = counts.diagonal(dim1=-2, dim2=-1).sum(-1) + more[0]
+        wrong = counts.sum((-2, -1)) + sum(more) - right
+        right, wrong = right.clamp_min(0.0), wrong.clamp_min(0.0)
+        total = right + wrong
+        fallback = torch.full_like(total, 0.5) if without is None else without
+        return torch.where(total > 0, right / torch.where(total > 0, total, 1.0), fallback)

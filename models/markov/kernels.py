@@ -106,7 +106,8 @@ def filtered(
     total = _log_sum(joint)
     state = (joint - torch.where(torch.isfinite(total), total, 0.0)).exp()
     log_scale = total.clone()
-    log_scale[packing.later] -= total[packing.earlier]
+    past = total[packing.earlier]
+    log_scale[packing.later] -= torch.where(torch.isfinite(past), past, 0.0)
     return state, log_scale
 
 

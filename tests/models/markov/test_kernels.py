@@ -195,6 +195,9 @@ def test_an_impossible_sequence_has_no_evidence_and_no_statistics(form, potentia
     total = torch.autograd.grad(FORMS[form](*leaves, packing).sum(), leaves)
     assert_same(total[:2], expected, 1e-12)
     assert bool((total[2][:, ~kept] == 0).all())
+    state, log_scale = kernels.filtered(*(leaf.detach() for leaf in leaves), packing)
+    assert bool((log_scale[~kept & (packing.step >= 1)] == -torch.inf).all())
+    assert not bool(state.isnan().any())
 
 
 def test_single_precision(potentials):

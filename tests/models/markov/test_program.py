@@ -10,7 +10,7 @@ from hmmlearn.hmm import CategoricalHMM, GaussianHMM, PoissonHMM
 
 from likely.envs import DataError
 from likely.inference import EM, MAP, MLE, BoundaryWarning, Fit
-from likely.models import HiddenMarkovModel, Sequences
+from likely.models import GaussianMixture, HiddenMarkovModel, Sequences
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::likely.inference.errors.ConvergenceWarning",
@@ -189,8 +189,6 @@ def test_one_state_is_the_family_alone():
 
 
 def test_sequences_of_one_step_are_a_mixture():
-    from likely.models import GaussianMixture
-
     _, sequences = data("diag")
     x = sequences.x
     single = Sequences.from_arrays(x, [1] * len(x))
