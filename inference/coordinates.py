@@ -108,7 +108,12 @@ class Coordinates:
     # -- starts ------------------------------------------------------------------------------
 
     def start(
-        self, init: Mapping[str, Any] | None, attempt: int = 0, *, with_prior: bool = True
+        self,
+        init: Mapping[str, Any] | None,
+        attempt: int = 0,
+        *,
+        with_prior: bool = True,
+        checked: bool = True,
     ) -> dict[str, torch.Tensor]:
         """Where a search starts: a constrained value for every unknown.
 
@@ -126,6 +131,9 @@ class Coordinates:
         with_prior : bool
             Whether a given start must have a finite prior density. Where the prior is only there
             for its support, a table may start with cells of zero.
+        checked : bool
+            Whether a start that is given for every site is looked at. An engine whose first step
+            finds its density anyway says no, and asks for `inside` if that is not finite.
 
         Raises
         ------
@@ -137,6 +145,8 @@ class Coordinates:
         program = self.program
         multimodal = program.sites.hidden or attempt > 0
         everything_given = given.keys() >= self.slices.keys()
+        if everything_given and not checked:
+            return {name: given[name] for name in self.slices}
         best: tuple[float, dict[str, torch.Tensor]] | None = None
         for number in range(1 if everything_given else _SCREENED):
             if everything_given:
@@ -152,20 +162,37 @@ class Coordinates:
                 if not multimodal:
                     break
         if best is None:
-            # Zero cells of a table or an extreme draw: look just inside the support.
-            inside = self.constrain(self.unconstrain(values).clamp(-_EDGE / 2, _EDGE / 2))
-            with torch.no_grad():
-                density = program.density(inside)
-            if not bool(torch.isfinite(density.log_likelihood)):
-                raise ProgramError(self._blame(inside, everything_given))
-            return {name: value.detach() for name, value in inside.items()}
+            return self.inside(values, everything_given)
         return {name: value.detach() for name, value in best[1].items()}
+
+    def inside(self, values: Values, given: bool = True) -> dict[str, torch.Tensor]:
+        """Values just inside the support: for zero cells of a table, or an extreme draw.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor
+            Constrained values of the unknowns whose density is not finite.
+        given : bool
+            Whether ``init`` or the program's hook gave all of them, for the message.
+
+        Raises
+        ------
+        ProgramError
+            If the likelihood is not finite there, either.
+        """
+        found = self.constrain(self.unconstrain(values).clamp(-_EDGE / 2, _EDGE / 2))
+        with torch.no_grad():
+            density = self.program.density(found)
+        if not bool(torch.isfinite(density.log_likelihood)):
+            raise ProgramError(self._blame(found, given))
+        return {name: value.detach() for name, value in found.items()}
 
     def _given(self, init: dict[str, Any], attempt: int) -> dict[str, torch.Tensor]:
         """Values from the program's hook and from ``init``, moved in a restart if unchanged."""
         hook = self.program.hook("initial")
         raw = {}
-        if callable(hook):
+        # A hook may look for long at the data, so only where some unknown is left to it.
+        if callable(hook) and not init.keys() >= self.slices.keys():
             raw = dict(hook(*self.program.args, **self.program.kwargs) or {})
         given = self._check(raw, "the program's initial()") | self._check(init, "init")
         if attempt == 0:

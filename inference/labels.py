@@ -118,30 +118,97 @@ def labelling(
     size = _count(draws, axes)
     flat = {site: draws[site].detach().flatten(0, 1).double() for site in axes if site in draws}
     lead = next(iter(draws.values())).shape[:2]
-    order = torch.arange(size, device=next(iter(flat.values())).device)
-    same = order.expand(lead.numel(), size)
-    order = same
-    for number in range(_MOST_PASSES):
-        current = {n: v.squeeze(0) for n, v in permute(_lift(flat), axes, order[None]).items()}
-        if number == 0:
-            # Rows and columns of one site can only be told apart by labels that agree already.
-            compared, centre, spread = _start(current, axes, reference, log_density)
-            features = _features(compared, axes, diagonal=True)
-        else:
-            features = _features(current, axes)
-            centre = features.mean(0)
-            spread = _spread(features, centre)
+    same = torch.arange(size, device=next(iter(flat.values())).device)
+    same = same.expand(lead.numel(), size)
+    best = 0
+    if log_density is not None:
+        best = int(torch.nan_to_num(log_density.flatten(), nan=-torch.inf).argmax())
+    shared = None if reference is None else _shared(flat, reference)
+    # Sites that say little about a component can drown those that tell them apart, so the search
+    # starts at what each site says alone as well, and at the labels as they are.
+    starts = [same]
+    for sites in [tuple(flat), *((site,) for site in flat if len(flat) > 1)]:
+        part = {site: flat[site] for site in sites}
+        features = _features(part, axes, diagonal=True)
+        starts.append(_assign(features, features[best], _overall(features)))
+    settled = [_settle(flat, axes, start) for start in starts]
+    order, _ = min(settled, key=lambda pair: pair[1])
+    if shared is None:
+        # The draw of highest density keeps its labels.
+        return order.gather(1, order[best].argsort().expand_as(order)).reshape(*lead, size)
+    return order.gather(1, _follow(flat, axes, order, shared).expand_as(order)).reshape(*lead, size)
+
+
+def _settle(flat: Draws, axes: Axes, order: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Relabel draws by their own centres until none changes; the order and what it costs."""
+    same = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    for _ in range(_MOST_PASSES):
+        current = _permuted(flat, axes, order)
+        features = _features(current, axes)
+        centre = features.mean(0)
+        spread = _spread(features, centre)
         swap = _assign(features, centre, spread)
-        if number:
-            swapped = permute(_lift(current), axes, swap[None])
-            after = _features({n: v.squeeze(0) for n, v in swapped.items()}, axes)
-            before = ((features - centre) / spread).square().sum((1, 2))
-            better = ((after - centre) / spread).square().sum((1, 2)) < (1 - _ROUNDING) * before
-            swap = torch.where(better[:, None], swap, same)
-            if torch.equal(swap, same):
-                break
+        after = _features(_permuted(current, axes, swap), axes)
+        before = ((features - centre) / spread).square().sum((1, 2))
+        better = ((after - centre) / spread).square().sum((1, 2)) < (1 - _ROUNDING) * before
+        swap = torch.where(better[:, None], swap, same)
+        if torch.equal(swap, same):
+            break
         order = order.gather(1, swap)
-    return order.reshape(*lead, size)
+    features = _features(_permuted(flat, axes, order), axes)
+    return order, float(_spread(features, features.mean(0)).log().nan_to_num(posinf=0.0).sum())
+
+
+def _follow(
+    flat: Draws, axes: Axes, order: torch.Tensor, reference: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """The one permutation [K] after which labelled draws agree best with a reference."""
+    current = {site: _permuted(flat, axes, order)[site] for site in reference}
+    mine, theirs = _features(current, axes), _features(reference, axes)
+    spread = _spread(mine, mine.mean(0))
+    centre = {site: value.mean(0, keepdim=True) for site, value in current.items()}
+    wanted = theirs.mean(0)
+    # Rows and columns of one site can only be told apart by labels that agree already.
+    rows, target = (_features(part, axes, diagonal=True).mean(0) for part in (current, reference))
+    scale = _overall(torch.stack([rows, target]))
+    cost = torch.cdist(target / scale, rows / scale).square()
+    first = torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=order.device)
+    for _ in range(_MOST_PASSES):
+        moved = _features(_permuted(centre, axes, first[None]), axes)
+        swap = _assign(moved, wanted, spread)
+        again = _features(_permuted(centre, axes, first[None].gather(1, swap)), axes)
+        gain = ((moved - wanted) / spread).square().sum()
+        if float(((again - wanted) / spread).square().sum()) >= (1 - _ROUNDING) * float(gain):
+            break
+        first = first.gather(0, swap[0])
+    return first
+
+
+def _permuted(flat: Draws, axes: Axes, order: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Draws [draw, *shape] in another order [draw, K]."""
+    lifted = permute({name: value[None] for name, value in flat.items()}, axes, order[None])
+    return {name: value.squeeze(0) for name, value in lifted.items()}
+
+
+def _shared(flat: Draws, reference: Draws) -> dict[str, torch.Tensor]:
+    """Draws [draw, *shape] of the reference's sites that are compared."""
+    shared = {}
+    for site, value in flat.items():
+        if site in reference:
+            theirs = reference[site].detach().to(value).flatten(0, 1)
+            if theirs.shape[1:] != value.shape[1:]:
+                raise FitError(
+                    f"reference: site '{site}' has shape {tuple(theirs.shape[1:])}, and here "
+                    f"{tuple(value.shape[1:])}"
+                )
+            if not bool(torch.isfinite(theirs).all()):
+                raise FitError(f"reference: site '{site}' is not finite")
+            shared[site] = theirs
+    if not shared:
+        raise FitError(
+            f"reference has none of the sites with exchangeable labels: {', '.join(flat)}"
+        )
+    return shared
 
 
 def _count(draws: Draws, axes: Axes) -> int:
@@ -160,10 +227,6 @@ def _count(draws: Draws, axes: Axes) -> int:
     return next(iter(sizes.values()))
 
 
-def _lift(flat: Draws) -> dict[str, torch.Tensor]:
-    return {name: value[None] for name, value in flat.items()}
-
-
 def _features(flat: Draws, axes: Axes, *, diagonal: bool = False) -> torch.Tensor:
     """Each component's parameters in one row, [draw, K, feature].
 
@@ -180,43 +243,6 @@ def _features(flat: Draws, axes: Axes, *, diagonal: bool = False) -> torch.Tenso
             parts = [value.movedim(axis, 1) for axis in own]
         columns += [part.flatten(2) if part.dim() > 2 else part[..., None] for part in parts]
     return torch.cat(columns, -1)
-
-
-def _start(
-    flat: dict[str, torch.Tensor],
-    axes: Axes,
-    reference: Draws | None,
-    log_density: torch.Tensor | None,
-) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """The sites to compare at first, and the centre [K, feature] and spread of the reference."""
-    if reference is None:
-        best = 0
-        if log_density is not None:
-            best = int(torch.nan_to_num(log_density.flatten(), nan=-torch.inf).argmax())
-        features = _features(flat, axes, diagonal=True)
-        return flat, features[best], _overall(features)
-    shared = {}
-    for site in flat:
-        if site in reference:
-            theirs = reference[site].detach().to(flat[site]).flatten(0, 1)
-            if theirs.shape[1:] != flat[site].shape[1:]:
-                raise FitError(
-                    f"reference: site '{site}' has shape {tuple(theirs.shape[1:])}, and here "
-                    f"{tuple(flat[site].shape[1:])}"
-                )
-            if not bool(torch.isfinite(theirs).all()):
-                raise FitError(f"reference: site '{site}' is not finite")
-            shared[site] = theirs
-    if not shared:
-        raise FitError(
-            f"reference has none of the sites with exchangeable labels: {', '.join(flat)}"
-        )
-    theirs = _features(shared, axes, diagonal=True)
-    compared = {site: flat[site] for site in shared}
-    if len(theirs) > 1:
-        return compared, theirs.mean(0), _spread(theirs, theirs.mean(0))
-    both = torch.cat([theirs, _features(compared, axes, diagonal=True)])
-    return compared, theirs[0], _overall(both)
 
 
 def _overall(features: torch.Tensor) -> torch.Tensor:

@@ -109,7 +109,8 @@ class GaussianModel(_LocationScale):
             return {}
         share = row_weights(weights, y)
         share = share / share.sum()
-        mean = share @ y
+        # About the first outcome, so that outcomes which are all the same have no spread at all.
+        mean = y[0] + share @ (y - y[0])
         return {"loc": mean, "scale": positive_or_one((share @ (y - mean).square()).sqrt())}
 
     def _outcome(self, loc: Tensor, scale: Tensor) -> Any:

@@ -79,6 +79,15 @@ def _moved(support: Any, value: torch.Tensor, slope: torch.Tensor) -> torch.Tens
     return value
 
 
+def _is_near(support: Any, value: torch.Tensor) -> bool:
+    """Whether some slope would make `_moved` move the value."""
+    slope = torch.ones_like(value)
+    if is_simplex(support):
+        return bool((value < _NEAR).any())
+    moved = (_moved(support, value, slope), _moved(support, value, -slope))
+    return not all(torch.equal(value, there) for there in moved)
+
+
 def snap(
     program: Program, values: Values, objective: Callable[[Values], torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -98,9 +107,9 @@ def snap(
     sites : list of str
         Sites with an element that was moved.
     """
-    supports = [unknown.support for unknown in program.sites.unknowns.values()]
-    if not any(is_simplex(support) or bounds(support) for support in supports):
-        return dict(values), []
+    unknowns = program.sites.unknowns
+    if not any(_is_near(unknowns[name].support, value) for name, value in values.items()):
+        return {name: value.detach() for name, value in values.items()}, []
     leaves = {n: v.detach().clone().requires_grad_(True) for n, v in values.items()}
     with torch.enable_grad():
         here = objective(leaves)

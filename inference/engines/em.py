@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,7 +12,12 @@ from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.boundary import snap
 from likely.inference.engines.checks import check_bool, check_choice, check_int
-from likely.inference.engines.expectation import expect, find_tables
+from likely.inference.engines.expectation import (
+    Expectation,
+    candidate_tables,
+    expect,
+    find_tables,
+)
 from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
 from likely.inference.engines.sanity import check_bounded, rising_unknowns
@@ -105,15 +111,25 @@ class EM(SearchOptions):
         )
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
+        options = {"hard": self.hard, "with_prior": self._with_prior}
         # Constrained values throughout: zero cells are fine, and stay zero.
-        values = coordinates.start(self.start_values(program), attempt, with_prior=self._with_prior)
-        tables = find_tables(program, values, hard=self.hard, with_prior=self._with_prior)
+        values = coordinates.start(
+            self.start_values(program), attempt, with_prior=self._with_prior, checked=False
+        )
+        candidates = candidate_tables(program, self._with_prior)
+        # One E-step shows whether the start will do, which sites are tables, and the first M-step.
+        first: Expectation | None = expect(program, values, candidates, **options)
+        if not math.isfinite(first.objective(self._with_prior)):
+            values = coordinates.inside(values)
+            first = expect(program, values, candidates, **options)
+        tables = find_tables(program, values, first, **options)
+        if tables != candidates:
+            first = None
         converged = False
         with self.monitor(attempt) as monitor:
             for iteration in range(self.max_iter + 1):
-                expected = expect(
-                    program, values, tables, hard=self.hard, with_prior=self._with_prior
-                )
+                expected = first or expect(program, values, tables, **options)
+                first = None
                 objective = expected.objective(self._with_prior)
                 require_finite(objective, "the objective of EM", iteration)
                 past = monitor.objectives

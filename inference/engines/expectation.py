@@ -219,18 +219,35 @@ def normalise(
 
 
 def find_tables(
-    program: Program, values: Values, *, hard: bool = False, with_prior: bool = False
+    program: Program,
+    values: Values,
+    expected: Expectation | None = None,
+    *,
+    hard: bool = False,
+    with_prior: bool = False,
 ) -> frozenset[str]:
     """Which simplex sites really are tables of category probabilities.
 
     A table enters the expected complete-data log-density only as Σ n log π. That is tested: counts
     are not negative, and moving a table changes the density by Σ n Δlog π exactly. A site that
     fails (a simplex used as mixing proportions in a mean, say) gets a numerical M-step.
+
+    Parameters
+    ----------
+    program : Program
+    values : mapping of str to Tensor
+        Constrained values of the unknowns.
+    expected : Expectation, optional
+        The E-step there for the `candidate_tables`, if it was made.
+    hard, with_prior : bool
+        As in `expect`.
     """
     candidates = candidate_tables(program, with_prior)
     if not candidates:
         return candidates
-    found = expect(program, values, candidates, hard=hard, with_prior=with_prior)
+    found = expected
+    if found is None:
+        found = expect(program, values, candidates, hard=hard, with_prior=with_prior)
     base = _expected_at(program, values, found, with_prior, candidates)
     tables = set()
     for name in candidates:

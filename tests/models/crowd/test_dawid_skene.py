@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyro import poutine
-from pyro.infer import Predictive, TraceEnum_ELBO, config_enumerate
+from pyro.infer import Predictive, Trace_ELBO, config_enumerate
 from pyro.poutine.enum_messenger import EnumMessenger
 from scipy.special import logsumexp
 
 from likely.envs import DataError
 from likely.inference import MAP
-from likely.models import Annotations, DawidSkene
+from likely.models import Annotations, DawidSkene, RaggedLabels
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("LIKELY_DATA", ROOT.parent / "shared" / "data"))
@@ -58,14 +58,29 @@ def draw(program, annotations):
 
 
 def evidence(program, annotations, params):
-    """log p(labels | params), true classes summed out by Pyro's enumeration."""
+    """log p(labels | params), true classes summed out by the program."""
+    trace = poutine.trace(poutine.condition(program, params)).get_trace(annotations)
+    site = trace.nodes["labels"]
+    return site["fn"].log_prob(site["value"]).sum()
+
+
+def enumerated(annotations, params):
+    """The same by Pyro's enumeration of a plain program, known classes reported without error."""
+
+    def plain(annotations):
+        with pyro.plate("task", annotations.n_tasks):
+            truth = pyro.sample("truth", dist.Categorical(params["prevalence"]))
+            if annotations.truth is not None:
+                gold = dist.Delta(truth).mask(annotations.truth >= 0)
+                pyro.sample("gold", gold, obs=annotations.truth.clamp(min=0))
+            labels = RaggedLabels(params["confusion"], annotations, truth)
+            pyro.sample("labels", labels, obs=annotations.label)
+
     with EnumMessenger(first_available_dim=-2):
-        model = poutine.condition(config_enumerate(program), params)
-        trace = poutine.trace(model).get_trace(annotations)
-    factors = [n for n in trace.observation_nodes + ["truth"] if n not in params]
-    sites = [trace.nodes[n] for n in dict.fromkeys(factors)]
+        trace = poutine.trace(config_enumerate(plain)).get_trace(annotations)
+    sites = [trace.nodes[n] for n in ("truth", "labels", "gold") if n in trace.nodes]
     joint = sum(site["fn"].log_prob(site["value"]) for site in sites)
-    return (joint.logsumexp(0) if joint.dim() > 1 else joint).sum()
+    return joint.logsumexp(0).sum()
 
 
 def by_hand(annotations, params, truth=None):
@@ -89,9 +104,6 @@ def em_step(program, annotations, params, prior=None):
     new = {}
     for (name, table), gradient in zip(params.items(), gradients, strict=True):
         expected = table.detach() * gradient
-        if name == "prevalence":
-            # Categorical normalises its probabilities, so its gradient lacks the constant part.
-            expected = expected + table.detach() * annotations.n_tasks
         if prior is not None:
             expected = expected + prior[name] - 1
         total = expected.sum(-1, keepdim=True)
@@ -190,13 +202,12 @@ def test_evidence_equals_the_elbo_of_a_point_guide():
         with pyro.plate("annotator", annotations.n_annotators):
             pyro.sample("confusion", dist.Delta(params["confusion"], event_dim=2))
 
-    elbo = TraceEnum_ELBO(max_plate_nesting=1)
-    model = config_enumerate(program)
+    elbo = Trace_ELBO(max_plate_nesting=1)
     prior = dist.Dirichlet(torch.ones(3)).log_prob(params["prevalence"])
     concentration = 1 + 1 / 3 + 2 * torch.eye(3)
     prior = prior + dist.Dirichlet(concentration).log_prob(params["confusion"]).sum()
     expected = evidence(program, crowd, params) + prior
-    assert -elbo.loss(model, guide, crowd) == pytest.approx(expected.item(), abs=1e-8)
+    assert -elbo.loss(program, guide, crowd) == pytest.approx(expected.item(), abs=1e-8)
 
 
 def test_vectorised_particles_agree_with_a_loop():
@@ -212,12 +223,11 @@ def test_vectorised_particles_agree_with_a_loop():
         with pyro.plate("particle", 4, dim=-2):
             return DawidSkene(3)(annotations)
 
-    with EnumMessenger(first_available_dim=-3):
-        model = poutine.condition(config_enumerate(particles), stacked)
-        trace = poutine.trace(model).get_trace(crowd)
-    joint = sum(trace.nodes[n]["fn"].log_prob(trace.nodes[n]["value"]) for n in ("truth", "labels"))
-    assert joint.shape == (3, 4, crowd.n_tasks)
-    torch.testing.assert_close(joint.logsumexp(0).sum(-1), torch.tensor(expected))
+    trace = poutine.trace(poutine.condition(particles, stacked)).get_trace(crowd)
+    site = trace.nodes["labels"]
+    density = site["fn"].log_prob(site["value"])
+    assert density.shape == (4, crowd.n_tasks)
+    torch.testing.assert_close(density.sum(-1), torch.tensor(expected))
 
 
 @settings(deadline=None, max_examples=30)
@@ -269,6 +279,7 @@ def test_known_truth_is_conditioned_on(known):
     params = draw(DawidSkene(3), small())
     expected = by_hand(crowd, params, known)
     assert evidence(DawidSkene(3), crowd, params).item() == pytest.approx(expected, rel=1e-12)
+    assert enumerated(crowd, params).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_mini_batches_add_up_to_the_whole():
@@ -316,7 +327,10 @@ def test_posterior_predictive_labels_are_flat(parallel):
     program = poutine.uncondition(DawidSkene(3))
     samples = Predictive(program, num_samples=5, parallel=parallel)(small())
     assert samples["labels"].shape == (5, 60)
-    assert samples["truth"].shape == (5, 12)
+    design = dataclasses.replace(small(), label=None)
+    drawn = Predictive(DawidSkene(3), num_samples=5, parallel=parallel)(design)
+    assert drawn["labels"].shape == (5, 60)
+    assert drawn["truth"].shape == (5, 12)
 
 
 def test_initial_is_the_m_step_of_vote_shares():
@@ -358,7 +372,9 @@ def test_names_of_dimensions():
             assert names == ("class",)
             continue
         assert trace.nodes[site]["fn"].event_dim == len(names)
-    for site, plate in (("confusion", "annotator"), ("truth", "task"), ("labels", "task")):
+    design = poutine.trace(program).get_trace(dataclasses.replace(crowd, label=None))
+    assert [frame.name for frame in design.nodes["truth"]["cond_indep_stack"]] == ["task"]
+    for site, plate in (("confusion", "annotator"), ("labels", "task")):
         assert [frame.name for frame in trace.nodes[site]["cond_indep_stack"]] == [plate]
 
 
