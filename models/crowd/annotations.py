@@ -219,13 +219,6 @@ class Annotations:
         shape = (self.n_tasks, self.n_annotators, self.n_classes)
         return LabelCounts.build(self.task, self.annotator, self._labels(), shape)
 
-    @cached_property
-    def rows_by_task(self) -> LabelCounts:
-        """Sparse indicators tasks × rows, whose product sums over each task's labels."""
-        rows = torch.arange(len(self), device=self.task.device)
-        shape = (self.n_tasks, len(self), 1)
-        return LabelCounts.build(self.task, rows, torch.zeros_like(rows), shape)
-
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Annotations:

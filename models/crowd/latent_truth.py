@@ -33,12 +33,12 @@ class LatentTruth(TorchDistribution):
         Probabilities ρ of the true class, ``[*batch, K]``, or ``[*batch, n_tasks, K]`` where they
         differ by task.
     confusion
-        ``[*batch, L, K, J]``, as in `RaggedLabels`; or, where annotators' errors depend on the
-        task, probabilities of each given label by true class, ``[*batch, n_labels, K]``.
+        ``[*batch, L, K, J]``, as in `RaggedLabels`; with ``by_label`` the probability
+        ``[*batch, n_labels]`` that each label is right, wrong ones being spread evenly.
     annotations
         Who labelled which task, with known true classes where there are any.
     by_label
-        Whether ``confusion`` has the second shape.
+        Whether ``confusion`` has the second shape, for errors that depend on the task.
     latent
         Name of the latent.
 
@@ -71,12 +71,15 @@ class LatentTruth(TorchDistribution):
         self.prior, self.confusion = prior, confusion
         self.annotations, self.by_label, self.latent = annotations, by_label, latent
         self.n_states = prior.shape[-1]
-        self.natural = {"prior": safe_log(prior), "confusion": safe_log(confusion)}
-        inner = 2 if by_label else 3
+        self.natural = {"prior": safe_log(prior)}
+        inner = 1 if by_label else 3
         if by_label:
-            fits = confusion.shape[-2:] == (len(annotations), self.n_states)
-            expected = f"[*batch, {len(annotations)}, {self.n_states}]"
+            fits = confusion.shape[-1:] == (len(annotations),)
+            expected = f"[*batch, {len(annotations)}]"
+            wrong = (1 - confusion) / (self.n_states - 1)
+            self.natural |= {"right": safe_log(confusion), "wrong": safe_log(wrong)}
         else:
+            self.natural["confusion"] = safe_log(confusion)
             fits = (
                 confusion.dim() >= 3
                 and confusion.shape[-3] in (1, annotations.n_annotators)
@@ -118,7 +121,7 @@ class LatentTruth(TorchDistribution):
     def scores(self, value: Tensor, natural: Mapping[str, Tensor]) -> Tensor:
         """Joint log-density of labels and true class, ``[n_tasks, K]``, without a batch."""
         if self.by_label:
-            evidence = self.annotations.rows_by_task.product(natural["confusion"])
+            evidence = self._evenly(value, natural["right"], natural["wrong"])
         else:
             counts = counts_of(self.annotations, value)
             evidence = label_log_density(counts, natural["confusion"])
@@ -131,6 +134,17 @@ class LatentTruth(TorchDistribution):
         out = (known.unsqueeze(-1) >= 0) & (known.unsqueeze(-1) != classes)
         return scores.masked_fill(out, -math.inf)
 
+    def _evenly(self, value: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+        """Log-density of labels by true class, ``[n_tasks, K]``, when wrong ones are even."""
+        classes = torch.arange(self.n_states, device=right.device)
+        # By class and not as a difference: the logarithm of zero may stand on either side.
+        named = value.reshape(-1, 1) == classes
+        cells = torch.where(named, right.unsqueeze(-1), wrong.unsqueeze(-1))
+        total = torch.zeros(
+            self.annotations.n_tasks, self.n_states, dtype=right.dtype, device=right.device
+        )
+        return total.index_add(0, self.annotations.task, cells)
+
     def evidence(
         self, value: Tensor, natural: Mapping[str, Tensor], hard: bool = False
     ) -> Tensor:
@@ -141,7 +155,7 @@ class LatentTruth(TorchDistribution):
         value
             int64 ``[n_labels]``, axes of length one before it allowed.
         natural
-            ``"prior"`` and ``"confusion"``.
+            Like the attribute of that name.
         hard
             Maximise over the true class instead of summing.
 
@@ -170,7 +184,6 @@ class LatentTruth(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw a label for every row of the annotations; see `RaggedLabels.sample`."""
         known = self.annotations.truth
-        shape = Size(sample_shape) + self.batch_shape
         prior = self.prior if self.prior.dim() > 1 else self.prior.unsqueeze(-2)
         truth = torch.distributions.Categorical(prior).expand(self.batch_shape).sample(
             Size(sample_shape)
@@ -179,15 +192,42 @@ class LatentTruth(TorchDistribution):
             truth = torch.where(known >= 0, known, truth)
         if not self.by_label:
             return RaggedLabels(self.confusion, self.annotations, truth).sample()
-        raise NotImplementedError(f"draws of shape {tuple(shape)} from label probabilities")
+        return evenly_wrong(self.confusion, self.annotations, truth)
 
     def _each(self, natural: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """The parameters of each member of the batch."""
-        prior, table = natural["prior"], natural["confusion"]
         if not self._outside:
-            return [{"prior": prior, "confusion": table}]
-        inner = 2 if self.by_label else 3
-        prior = prior if prior.dim() > 1 else prior.unsqueeze(-2)
-        prior = prior.expand(self._outside + prior.shape[-2:]).flatten(0, -3)
-        table = table.expand(self._outside + table.shape[-inner:]).flatten(0, -inner - 1)
-        return [{"prior": p, "confusion": t} for p, t in zip(prior, table, strict=True)]
+            return [dict(natural)]
+        flat = {}
+        for key, value in natural.items():
+            # A prior without tasks of its own has a dimension of one in their place.
+            inner = {"prior": 2, "confusion": 3}.get(key, 1)
+            value = value.unsqueeze(-2) if key == "prior" and value.dim() == 1 else value
+            flat[key] = value.expand(self._outside + value.shape[-inner:]).flatten(0, -inner - 1)
+        return [
+            dict(zip(flat, values, strict=True)) for values in zip(*flat.values(), strict=True)
+        ]
+
+
+def evenly_wrong(right: Tensor, annotations: Annotations, truth: Tensor) -> Tensor:
+    """Draw a label for every row: the true class, or any other with equal probability.
+
+    Parameters
+    ----------
+    right
+        Probability that a label is right, ``[*batch, n_labels]``.
+    annotations
+        Who labels which task.
+    truth
+        True classes, ``[*batch, n_tasks]``.
+
+    Returns
+    -------
+    Tensor
+        int64 ``[n_labels]``, or ``[*batch, 1, n_labels]``.
+    """
+    true = truth[..., annotations.task]
+    shift = torch.randint_like(true, 1, annotations.n_classes)
+    other = (true + shift) % annotations.n_classes
+    labels = torch.where(torch.rand(true.shape, device=true.device) < right, true, other)
+    return labels.unsqueeze(-2) if labels.dim() > 1 else labels
