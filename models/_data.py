@@ -32,8 +32,8 @@ def as_tensor(value: Any, name: str) -> Tensor:
     -------
     Tensor
         Of the value's shape. Floating-point values come in torch's default dtype,
-        integers as ``int64``, booleans as ``bool``. Never shares memory with
-        ``value`` unless that is a tensor.
+        integers as ``int64``, booleans as ``bool``. Masked entries of a NumPy masked array
+        become NaN. Never shares memory with ``value`` unless that is a tensor.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def as_tensor(value: Any, name: str) -> Tensor:
             raise DataError(f"{name} must hold real numbers, got dtype {value.dtype}")
         return value
     try:
-        array = np.asarray(value)
+        array = _filled(value) if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
         if array.dtype.kind == "O":
             # A data frame of mixed numeric columns arrives as objects. Strings would
             # pass through float() as well, and are most likely a column too many.
@@ -64,6 +64,13 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if array.dtype.kind == "b":
         return torch.from_numpy(np.array(array, order="C"))
     raise DataError(f"{name} must hold real numbers, got dtype {array.dtype}")
+
+
+def _filled(value: np.ma.MaskedArray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A masked array with NaN for what is masked; what lies under a mask is no data."""
+    if value.dtype.kind not in "fiub" or not np.ma.is_masked(value):
+        return np.asarray(value)
+    return np.asarray(value.astype(np.float64).filled(np.nan))
 
 
 def as_floating(value: Any, name: str, like: Tensor | None = None) -> Tensor:

@@ -89,7 +89,7 @@ class PoissonFamily(_DiscreteFamily):
     def natural(self, params: Params, features: Features) -> Tensor:
         """Natural parameters ``[*batch, K, 2 D]``: minus the rates, and their logarithms."""
         rates = params["rates"]
-        return torch.cat([-rates, rates.log()], -1)
+        return torch.cat([-rates, log_or_impossible(rates)], -1)
 
     def distribution(self, params: Params, component: Tensor) -> Any:
         """Distribution of rows ``[*shape, D]`` given their components ``[*shape]``."""
@@ -103,10 +103,11 @@ class PoissonFamily(_DiscreteFamily):
         return {"rates": (sums + 0.5 * overall) / (sizes + 0.5)}
 
     def m_step(self, total: Tensor, params: Mapping[str, Tensor], x: Tensor) -> Params:
-        """Expected mean counts; a component without rows keeps its own."""
+        """Expected mean counts, zero included; a component without rows keeps its own."""
         sizes, sums = total.chunk(2, -1)
-        # The support is open at zero.
-        rates = (sums / sizes).clamp_min(torch.finfo(total.dtype).tiny)
+        rates = sums / sizes
+        # What is left of a rate that shrinks towards zero is no evidence, and would underflow.
+        rates = torch.where(rates > torch.finfo(total.dtype).eps ** 3, rates, 0.0)
         return {"rates": torch.where(sizes > 0, rates, params["rates"])}
 
 

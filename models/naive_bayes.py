@@ -179,10 +179,11 @@ class NaiveBayes:
             return {}
         x, n, _ = self._features_or_size(x, y, None, None)
         known = self._labels(y, n, x)
-        if known is None:
+        weight = row_weights(weights, x[:, 0])
+        # Labels of rows that are left out tell nothing.
+        if known is None or not bool(((known >= 0) & (weight > 0)).any()):
             enough = n >= self.n_classes
             known = k_means(x, self.n_classes) if enough else torch.arange(n, device=x.device)
-        weight = row_weights(weights, x[:, 0])
         members = torch.nn.functional.one_hot(known.clamp(min=0), self.n_classes).to(x)
         members = members * (weight * (known >= 0)).unsqueeze(-1)
         sizes_of, sums, overall = members.sum(0) + 0.5, members.T @ x, weight @ x
