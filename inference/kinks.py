@@ -65,15 +65,16 @@ def kinks_of(program: Program, coordinates: Coordinates, values: Values) -> Kink
     if not here:
         return None
     there = _laplace(program, coordinates.constrain(coordinates.unconstrain(values) + 0.1))
+    if not there:
+        return None
     weight = torch.zeros(coordinates.size, dtype=program.dtype, device=program.device)
     centre = torch.zeros_like(weight)
-    for name, (loc, scale) in here.items():
-        if not (torch.equal(loc, there[name][0]) and torch.equal(scale, there[name][1])):
+    for name, (loc, slope) in here.items():
+        if not (torch.equal(loc, there[name][0]) and torch.equal(slope, there[name][1])):
             return None
-        shape, own = program.sites.unknowns[name].shape, coordinates.slices[name]
-        weight[own] = scale.reciprocal().expand(shape).reshape(-1)
-        centre[own] = loc.expand(shape).reshape(-1)
-    return Kinks(weight, centre)
+        own = coordinates.slices[name]
+        weight[own], centre[own] = slope.reshape(-1), loc.reshape(-1)
+    return Kinks(weight, centre) if bool(weight.any()) else None
 
 
 def find_kinks(program: Program, coordinates: Coordinates, x: torch.Tensor) -> Kinks | None:
@@ -81,8 +82,13 @@ def find_kinks(program: Program, coordinates: Coordinates, x: torch.Tensor) -> K
     return kinks_of(program, coordinates, coordinates.constrain(x))
 
 
-def _laplace(program: Program, values: Values) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Location and scale of every Laplace prior on real numbers."""
+def _laplace(
+    program: Program, values: Values
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]] | None:
+    """Location and weight of every Laplace prior on real numbers, in the shape of its site.
+
+    ``None`` if one depends on a discrete latent.
+    """
     real = {
         name
         for name, unknown in program.sites.unknowns.items()
@@ -93,11 +99,22 @@ def _laplace(program: Program, values: Values) -> dict[str, tuple[torch.Tensor, 
     if not real:
         return {}
     with torch.no_grad():
-        priors = program.run(values).priors
+        run = program.run(values)
+    if not real <= {factor.name for factor in run.direct}:
+        return None
     found = {}
     for name in real:
-        prior = base_distribution(priors[name])
-        found[name] = prior.loc.detach(), prior.scale.detach()
+        prior, shape = base_distribution(run.priors[name]), program.sites.unknowns[name].shape
+        loc = prior.loc.detach().expand(shape)
+        # The slope beyond the kink: masks, scales and plates of the site are in it.
+        beyond = (loc + prior.scale.detach()).requires_grad_(True)
+        with torch.enable_grad():
+            factors = program.run({**values, name: beyond}).direct
+            total = next(factor.total() for factor in factors if factor.name == name)
+        if total.requires_grad:
+            found[name] = loc, -torch.autograd.grad(total, beyond)[0]
+        else:
+            found[name] = loc, torch.zeros_like(loc)
     return found
 
 

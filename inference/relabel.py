@@ -151,8 +151,17 @@ def relabel(fit: Fit, reference: Fit | Mapping[str, Any] | None = None) -> Fit:
     >>> relabel(fit, {"p": [0.8, 0.1]}).params["p"].round(decimals=2).tolist()
     [0.87, 0.15]
     """
+    from likely.inference.fit import Fit
+
+    if not isinstance(fit, Fit):
+        raise FitError(f"fit must be a Fit, got {type(fit).__name__}")
     program = fit.bound("relabel()")
     found = exchangeable_axes(program)
+    if not found and _declared(program):
+        raise FitError(
+            "every dimension that the program calls exchangeable has a parameter without a prior, "
+            "which holds the labels"
+        )
     if not found:
         raise FitError(
             "the program declares no dimension whose labels are arbitrary; give it the attribute "
@@ -180,7 +189,11 @@ def _reference_draws(reference: Any) -> Draws | None:
         )
     try:
         return {
-            name: torch.as_tensor(np.asarray(value, dtype=float))[None, None]
+            name: torch.as_tensor(
+                np.asarray(
+                    value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=float
+                )
+            )[None, None]
             for name, value in reference.items()
         }
     except (TypeError, ValueError) as error:

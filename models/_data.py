@@ -70,7 +70,7 @@ def _filled(value: np.ma.MaskedArray[Any, Any]) -> np.ndarray[Any, Any]:
     """A masked array with NaN for what is masked; what lies under a mask is no data."""
     if value.dtype.kind not in "fiub" or not np.ma.is_masked(value):
         return np.asarray(value)
-    return np.asarray(value.astype(np.float64).filled(np.nan))
+    return np.where(np.ma.getmaskarray(value), np.nan, np.asarray(value, dtype=np.float64))
 
 
 def as_floating(value: Any, name: str, like: Tensor | None = None) -> Tensor:

@@ -14,7 +14,8 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models._loglinear import Features, log_or_impossible, statistics
+from likely.models._logarithms import log_or_impossible
+from likely.models._loglinear import Features, statistics
 from likely.models._options import check_count, check_number
 from likely.models._rows import check_entries
 
@@ -82,8 +83,8 @@ class PoissonFamily(_DiscreteFamily):
         with plate:
             return {"rates": pyro.sample("rates", prior.to_event(1))}
 
-    def features(self, x: Tensor) -> Features:
-        """Features of data ``[n, D]``."""
+    def features(self, x: Tensor, weights: Tensor | None = None) -> Features:
+        """Features of data ``[n, D]``, whatever the rows' weights."""
         return _CountFeatures()
 
     def natural(self, params: Params, features: Features) -> Tensor:
@@ -102,7 +103,13 @@ class PoissonFamily(_DiscreteFamily):
         sizes, sums = statistics(x, shares, _CountFeatures()).chunk(2, -1)
         return {"rates": (sums + 0.5 * overall) / (sizes + 0.5)}
 
-    def m_step(self, total: Tensor, params: Mapping[str, Tensor], x: Tensor) -> Params:
+    def m_step(
+        self,
+        total: Tensor,
+        params: Mapping[str, Tensor],
+        x: Tensor,
+        weights: Tensor | None = None,
+    ) -> Params:
         """Expected mean counts, zero included; a component without rows keeps its own."""
         sizes, sums = total.chunk(2, -1)
         rates = sums / sizes
@@ -156,8 +163,8 @@ class BernoulliFamily(_DiscreteFamily):
         with plate:
             return {"probabilities": pyro.sample("probabilities", prior.to_event(1))}
 
-    def features(self, x: Tensor) -> Features:
-        """Features of data ``[n, D]``."""
+    def features(self, x: Tensor, weights: Tensor | None = None) -> Features:
+        """Features of data ``[n, D]``, whatever the rows' weights."""
         return _BinaryFeatures()
 
     def natural(self, params: Params, features: Features) -> Tensor:
@@ -177,7 +184,13 @@ class BernoulliFamily(_DiscreteFamily):
         zeros, ones = statistics(x.round(), shares, _BinaryFeatures()).chunk(2, -1)
         return {"probabilities": (ones + 0.5) / (zeros + ones + 1.0)}
 
-    def m_step(self, total: Tensor, params: Mapping[str, Tensor], x: Tensor) -> Params:
+    def m_step(
+        self,
+        total: Tensor,
+        params: Mapping[str, Tensor],
+        x: Tensor,
+        weights: Tensor | None = None,
+    ) -> Params:
         """Expected shares of ones; a component without rows keeps its own."""
         zeros, ones = total.chunk(2, -1)
         sizes = zeros + ones
@@ -237,8 +250,8 @@ class CategoricalFamily(_DiscreteFamily):
             table = pyro.sample("probabilities", dist.Dirichlet(alpha).to_event(1))
         return {"probabilities": table}
 
-    def features(self, x: Tensor) -> Features:
-        """Features of data ``[n, D]``."""
+    def features(self, x: Tensor, weights: Tensor | None = None) -> Features:
+        """Features of data ``[n, D]``, whatever the rows' weights."""
         return _CategoryFeatures(self.n_categories)
 
     def natural(self, params: Params, features: Features) -> Tensor:
@@ -257,7 +270,13 @@ class CategoricalFamily(_DiscreteFamily):
         table = counts.unflatten(-1, (-1, self.n_categories))
         return {"probabilities": table / table.sum(-1, keepdim=True)}
 
-    def m_step(self, total: Tensor, params: Mapping[str, Tensor], x: Tensor) -> Params:
+    def m_step(
+        self,
+        total: Tensor,
+        params: Mapping[str, Tensor],
+        x: Tensor,
+        weights: Tensor | None = None,
+    ) -> Params:
         """Nothing: engines derive the M-step of probability tables."""
         return {}
 

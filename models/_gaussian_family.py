@@ -128,9 +128,9 @@ class GaussianFamily:
             locs = pyro.sample("locs", dist.Normal(mean.expand(d), scale).to_event(1))
         return {"locs": locs, "scale_tril": scale_tril}
 
-    def features(self, x: Tensor) -> GaussianFeatures:
-        """Features of data ``[n, D]``."""
-        return GaussianFeatures(x, self.covariance in CORRELATED)
+    def features(self, x: Tensor, weights: Tensor | None = None) -> GaussianFeatures:
+        """Features of data ``[n, D]`` whose rows have weights ``[n]``."""
+        return GaussianFeatures(x, self.covariance in CORRELATED, weights)
 
     def natural(self, params: Params, features: GaussianFeatures) -> Tensor:
         """Natural parameters ``[*batch, K, F]`` from what `sample` returned."""
@@ -168,7 +168,7 @@ class GaussianFamily:
         weights
             Weights of the rows, ``[n]``.
         """
-        features = self.features(x)
+        features = self.features(x, weights)
         shares = clusters if weights is None else clusters * weights.unsqueeze(-1)
         found = moments(
             statistics(x, shares, features), features, x.mean(0).expand(shares.shape[1], -1)
@@ -181,7 +181,13 @@ class GaussianFamily:
         sites = covariance_sites(average, self.covariance, variances, self.covariance_floor)
         return {"locs": found.means, **sites}
 
-    def m_step(self, total: Tensor, params: Mapping[str, Tensor], x: Tensor) -> Params:
+    def m_step(
+        self,
+        total: Tensor,
+        params: Mapping[str, Tensor],
+        x: Tensor,
+        weights: Tensor | None = None,
+    ) -> Params:
         """Maximise the expected complete-data log-likelihood.
 
         The weighted means and covariances of Bishop (2006), *Pattern Recognition and Machine
@@ -196,8 +202,10 @@ class GaussianFamily:
             Current values of the sites.
         x
             The data ``[n, D]``.
+        weights
+            Weights of the rows ``[n]``, those that the features were made with.
         """
-        found = moments(total, self.features(x), params["locs"])
+        found = moments(total, self.features(x, weights), params["locs"])
         average, counts = average_scatter(found, self.covariance)
         if bool((counts <= 0).any()):
             average = torch.where(counts > 0, average, average_of_sites(params, self.covariance))

@@ -29,6 +29,9 @@ class GaussianFeatures(Features):
         All data, ``[n, D]``, missing entries as NaN.
     products : bool
         Whether products of different features are among the features.
+    weights : Tensor, optional
+        Weights of the rows, ``[n]``. Rows of weight 0 have no part in the units, which a wild one
+        would spoil.
 
     Attributes
     ----------
@@ -40,17 +43,23 @@ class GaussianFeatures(Features):
     """
 
     @ignore_jit_warnings()
-    def __init__(self, x: Tensor, products: bool) -> None:
+    def __init__(self, x: Tensor, products: bool, weights: Tensor | None = None) -> None:
         self.products = products
         self.missing = bool(torch.isnan(x.sum()))
         self.linear = not (self.missing and products)
-        sample = x[:: max(1, len(x) // _REFERENCE_ROWS)]
         if self.missing:
-            sample = x[_first_complete(x)] if len(x) > _REFERENCE_ROWS else x
+            counted = x if weights is None else x[weights > 0]
+            many = len(counted) > _REFERENCE_ROWS
+            sample = counted[_first_complete(counted)] if many else counted
             self.centre = torch.nan_to_num(sample.nanmean(0))
             spread = (sample - self.centre).square().nanmean(0).sqrt()
             spread = torch.nan_to_num(spread)
         else:
+            spaced = slice(None, None, max(1, len(x) // _REFERENCE_ROWS))
+            sample = x[spaced]
+            if weights is not None:
+                sample = sample[weights[spaced] > 0]
+                sample = sample if len(sample) else x[weights > 0]
             self.centre = sample.mean(0)
             spread = sample.std(0, correction=0)
         # Powers of two scale without rounding.

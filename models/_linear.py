@@ -13,11 +13,14 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from likely.envs import DataError
+from likely.models._clustering import positive_or_one
 from likely.models._data import as_weights, column_labels, row_labels
 from likely.models._glm import normal_equations
 from likely.models._options import check_number
 
 PRIORS = ("normal", "laplace")
+# Share of its mean square that a covariate's mean may make up before it is taken off.
+_OFF_CENTRE = 0.99
 
 
 class Flat(dist.TorchDistribution):
@@ -72,6 +75,14 @@ def coefficient_prior(family: str, scale: float | None, like: Tensor) -> Any:
         return Flat(like)
     make = dist.Laplace if family == "laplace" else dist.Normal
     return make(like.new_zeros(()), like.new_tensor(scale))
+
+
+def _solve(square: Tensor, right: Tensor) -> Tensor:
+    """Solution of normal equations, whatever the units of the covariates."""
+    units = positive_or_one(square.diagonal()).rsqrt()
+    # The pseudo-inverse also serves covariates that depend on each other.
+    inverse = torch.linalg.pinv(square * units * units.unsqueeze(-1), hermitian=True)
+    return units * (inverse @ (units * right))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +143,15 @@ class Regression:
         """Solve a weighted least-squares problem by its normal equations, as `least_squares`."""
         checked = as_weights(weights, len(x), x)
         square, right = normal_equations(x, target, checked, self.intercept)
-        # The pseudo-inverse also serves covariates that depend on each other.
-        solution = torch.linalg.pinv(square, hermitian=True) @ right
-        start = {"coefficients": solution[-x.shape[1] :]}
-        if self.intercept:
-            start["intercept"] = solution[0]
-        return start
+        if not self.intercept:
+            return {"coefficients": _solve(square, right)}
+        means, sizes = square[0, 1:] / square[0, 0], square.diagonal()[1:] / square[0, 0]
+        if not bool((means.square() > _OFF_CENTRE * sizes).any()):
+            solution = _solve(square, right)
+            return {"coefficients": solution[1:], "intercept": solution[0]}
+        # Products of covariates far from zero (years, say) have lost what tells rows apart.
+        solution = _solve(*normal_equations(x - means, target, checked, True))
+        return {"coefficients": solution[1:], "intercept": solution[0] - means @ solution[1:]}
 
 
 def linear_predictor(x: Tensor, intercept: Tensor | None, coefficients: Tensor) -> Tensor:

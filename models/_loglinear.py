@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from likely.models._logarithms import IMPOSSIBLE
+
 # Entries of the features and the log-densities that one pass keeps in cache (1 MiB in float64),
 # and the same for an accelerator, where passes cost launches and only memory limits them.
 _BLOCK_CPU = 1 << 17
 _BLOCK_ACCELERATOR = 1 << 24
 _SMALLEST_BLOCK = 256
 _LARGEST_BLOCK_CPU = 1 << 13
-# Stands for the logarithm of zero, whose product with a feature of zero is not a number.
-_IMPOSSIBLE = -1e30
 
 
 class Features:
@@ -123,12 +123,6 @@ def statistics(x: Tensor, shares: Tensor, features: Features) -> Tensor:
     return total
 
 
-def log_or_impossible(probabilities: Tensor) -> Tensor:
-    """Logarithms of probabilities, to be multiplied by features; impossible ones stand out."""
-    there = probabilities > 0
-    return torch.where(there, torch.where(there, probabilities, 1.0).log(), _IMPOSSIBLE)
-
-
 def _linear(log_weights: Tensor, natural: Tensor, phi: Tensor) -> Tensor:
     return torch.addmm(log_weights.unsqueeze(-1), natural, phi)
 
@@ -138,7 +132,7 @@ def _plain_evidence(
 ) -> Tensor:
     densities = features.log_densities(x, log_weights, natural)
     total = densities.amax(0) if hard else densities.logsumexp(0)
-    total = torch.where(total < 0.1 * _IMPOSSIBLE, -math.inf, total)
+    total = torch.where(total < 0.1 * IMPOSSIBLE, -math.inf, total)
     base = features.base(x)
     return total if base is None else total + base
 
@@ -147,9 +141,9 @@ def _shares(densities: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
     """Log-evidence ``[m]`` and shares ``[K, m]`` of log-densities, which are overwritten."""
     highest = densities.amax(0)
     # A row that no component can have made has log-evidence -inf, and no shares.
-    none = not bool(highest.min() > 0.1 * _IMPOSSIBLE)
+    none = not bool(highest.min() > 0.1 * IMPOSSIBLE)
     if none:
-        impossible = highest < 0.1 * _IMPOSSIBLE
+        impossible = highest < 0.1 * IMPOSSIBLE
     if hard:
         winner = densities.argmax(0, keepdim=True)
         shares, total = torch.zeros_like(densities).scatter_(0, winner, 1.0), highest
@@ -235,9 +229,12 @@ def _differentiable_shares(densities: Tensor, hard: bool) -> Tensor:
 
 
 def _is_constant(gradient: Tensor) -> bool:
-    """Whether all entries are the same, without looking at them where the layout tells."""
-    if torch._C._functorch.is_batchedtensor(gradient):
-        return False
+    """Whether all entries are known to be the same; the layout may tell without a look at them."""
     if gradient.numel() <= 1 or gradient.stride(0) == 0:
         return True
+    try:
+        gradient.data_ptr()
+    except RuntimeError:
+        # Several gradients at once, of either of torch's kinds of vmap: no memory, no one answer.
+        return False
     return bool((gradient == gradient[0]).all())

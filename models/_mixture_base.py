@@ -26,6 +26,7 @@ from likely.models._data import (
 from likely.models._mixture_distribution import LogLinearMixture
 from likely.models._options import check_count, check_number
 from likely.models._rows import as_rows, default_dtype
+from likely.models._values import site_values
 
 INITS = ("k-means++", "random")
 
@@ -44,7 +45,7 @@ class Family(Protocol):
 
     def sample(self, like: Tensor, d: int, plate: AbstractContextManager[Any]) -> Any: ...
 
-    def features(self, x: Tensor) -> Any: ...
+    def features(self, x: Tensor, weights: Tensor | None = None) -> Any: ...
 
     def natural(self, params: Any, features: Any) -> Tensor: ...
 
@@ -55,7 +56,11 @@ class Family(Protocol):
     ) -> dict[str, Tensor]: ...
 
     def m_step(
-        self, total: Tensor, params: Mapping[str, Tensor], x: Tensor
+        self,
+        total: Tensor,
+        params: Mapping[str, Tensor],
+        x: Tensor,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]: ...
 
     def review(self, params: Mapping[str, Tensor], x: Tensor) -> list[str]: ...
@@ -145,7 +150,7 @@ class MixtureProgram:
                 component = pyro.sample("component", dist.Categorical(mix))
                 return pyro.sample("x", self.family.distribution(params, component))
             rows = plate_rows(index, n, x.device)
-            features = self.family.features(x)
+            features = self.family.features(x, row_weights)
             mixture = LogLinearMixture(
                 # Plates outside leave a dimension of one where the rows would be.
                 mix if mix.dim() == 1 else mix.squeeze(-2),
@@ -164,10 +169,11 @@ class MixtureProgram:
         if x is None:
             return {}
         x, n, _ = self._rows_or_size(x, n, dim)
-        row_weights = as_weights(weights, n, x)
-        chosen = start_rows(n, self.n_components, x.device)
+        whole = x
+        x, row_weights = _counted(x, as_weights(weights, n, x))
+        chosen = start_rows(len(x), self.n_components, x.device)
         row_weights = None if row_weights is None else row_weights[chosen]
-        whole, x = x, x[chosen]
+        x = x[chosen]
         if bool(torch.isnan(x.sum())):
             means = x.nanmean(0)
             if bool(torch.isnan(means).any()):
@@ -213,8 +219,10 @@ class MixtureProgram:
         """
         if objective != "likelihood" or x is None:
             return {}
-        x, _, _ = self._rows_or_size(x, n, dim)
-        found: dict[str, Tensor] = self.family.m_step(expected["x"]["components"], params, x)
+        x, n, _ = self._rows_or_size(x, n, dim)
+        found: dict[str, Tensor] = self.family.m_step(
+            expected["x"]["components"], params, x, as_weights(weights, n, x)
+        )
         return found
 
     def review(
@@ -230,9 +238,9 @@ class MixtureProgram:
         if x is None:
             return []
         x, n, _ = self._rows_or_size(x, n, dim)
-        found: list[str] = self.family.review(params, x)
+        row_weights = as_weights(weights, n, x)
+        found: list[str] = self.family.review(params, _counted(x, row_weights)[0])
         if "weights" in params:
-            row_weights = as_weights(weights, n, x)
             total = n if row_weights is None else float(row_weights.sum())
             empty = (params["weights"] * total < 0.5).nonzero()[:, 0]
             if len(empty):
@@ -258,6 +266,12 @@ class MixtureProgram:
         -------
         Tensor
             ``[n, K]``.
+
+        Raises
+        ------
+        DataError
+            If ``params`` lacks a site of the program, has a foreign one or one of another shape,
+            or ``x`` is not what the components make.
         """
         value, mixture = self._at(params, x)
         return mixture.latent_posterior(value)
@@ -288,7 +302,7 @@ class MixtureProgram:
         component : Tensor
             ``[n]``.
         """
-        values = dict(params)
+        values = site_values(self, params, n=1, dim=self._dim(params))
         like = next(iter(values.values()))
         with torch.random.fork_rng(devices=[]), default_dtype(like.dtype), torch.no_grad():
             torch.manual_seed(seed)
@@ -298,30 +312,41 @@ class MixtureProgram:
         nodes: dict[str, Any] = trace.nodes
         return nodes["x"]["value"], nodes["component"]["value"]
 
-    def _at(self, params: Mapping[str, Tensor], x: Any) -> tuple[Tensor, LogLinearMixture]:
-        like = next(iter(params.values()))
-        with default_dtype(like.dtype):
-            value = as_floating(x, "x", like=like).to(like.device)
-        if value.dim() == 2 and value.shape[1] != self._dim(params):
-            raise DataError(
-                f"x has {value.shape[1]} features, but the components have {self._dim(params)}"
+    def _at(self, params: Mapping[str, Any], x: Any) -> tuple[Tensor, LogLinearMixture]:
+        d = self._dim(params)
+        values = site_values(self, params, n=1, dim=d)
+        like = next(iter(values.values()))
+        with pyro.validation_enabled(True), default_dtype(like.dtype):
+            value = self.family.check(as_rows(as_floating(x, "x", like=like), gaps=True))
+        value = value.to(like.device)
+        if value.shape[1] != d:
+            raise DataError(f"x has {value.shape[1]} features, but the components have {d}")
+        # The components give the units, so that no row's density depends on the other rows.
+        typical = values.get("locs", like.new_zeros(self.n_components, d))
+        weights = like.new_ones(len(typical))
+        if bool(torch.isnan(value.sum())):
+            typical = torch.cat([typical, torch.full_like(typical[:1], torch.nan)])
+            weights = torch.cat([weights, weights.new_zeros(1)])
+        with torch.no_grad():
+            conditioned = poutine.condition(self, data=values)
+            trace = poutine.trace(poutine.block(conditioned, expose=["x"])).get_trace(
+                typical, weights=weights
             )
-        with pyro.validation_enabled(True), torch.no_grad():
-            padded = value
-            if value.dim() == 2 and (
-                len(value) < self.n_components or bool(torch.isnan(value).all(0).any())
-            ):
-                # Too few to be fitted, which is no reason not to judge them.
-                typical = params.get("locs", value.new_zeros(self.n_components, value.shape[1]))
-                padded = torch.cat([value, typical])
-            conditioned = poutine.condition(self, data=dict(params))
-            trace = poutine.trace(poutine.block(conditioned, expose=["x"])).get_trace(padded)
         nodes: dict[str, Any] = trace.nodes
         mixture = nodes["x"]["fn"]
         return value, mixture.expand(torch.Size([len(value)]))
 
-    def _dim(self, params: Mapping[str, Tensor]) -> int:
-        return int(self.family.n_features(params))
+    def _dim(self, params: Mapping[str, Any]) -> int:
+        try:
+            given = {
+                name: as_floating(value, f"params[{name!r}]") for name, value in params.items()
+            }
+            return int(self.family.n_features(given))
+        except (AttributeError, KeyError, IndexError) as error:
+            raise DataError(
+                "params must map the sites of the program to values, such as a fit's params, got "
+                f"{sorted(params) if isinstance(params, Mapping) else type(params).__name__}"
+            ) from error
 
     def _rows_or_size(
         self, x: Any, n: int | None, dim: int | None
@@ -342,3 +367,10 @@ class MixtureProgram:
                 )
         self.family.check_size(shape[1])
         return x, *shape
+
+
+def _counted(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Rows of positive weight, and their weights."""
+    if weights is None or bool((weights > 0).all()):
+        return x, weights
+    return x[weights > 0], weights[weights > 0]

@@ -14,14 +14,21 @@ from likely.envs import DataError
 from likely.models._data import as_floating
 
 
-def as_rows(value: Any, name: str = "x") -> Tensor:
+def as_rows(value: Any, name: str = "x", *, gaps: bool = False) -> Tensor:
     """Convert rows to a floating-point matrix ``[n, D]`` with NaN for what is missing.
+
+    Parameters
+    ----------
+    value, name
+        As in `as_floating`.
+    gaps
+        Whether a column may be missing everywhere.
 
     Raises
     ------
     DataError
         If the value is not two-dimensional, is empty or, while Pyro validates, has infinite
-        entries or a column that is missing everywhere.
+        entries or, without ``gaps``, a column that is missing everywhere.
     """
     matrix = as_floating(value, name)
     if matrix.dim() != 2:
@@ -41,7 +48,7 @@ def as_rows(value: Any, name: str = "x") -> Tensor:
                 f"{matrix.numel()} entries are infinite, the first at {where}"
             )
         gone = torch.isnan(matrix).all(0)
-        if gone.any():
+        if not gaps and gone.any():
             columns = ", ".join(str(int(c)) for c in gone.nonzero()[:, 0])
             raise DataError(f"{name} has no entry that is there in column {columns}")
     return matrix

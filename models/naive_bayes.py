@@ -27,6 +27,8 @@ from likely.models._data import (
 from likely.models._features import ClassBernoulli, ClassFeatures, ClassMultinomial
 from likely.models._options import check_count, check_number, check_numbers
 from likely.models._outcomes import observation_plate, row_weights
+from likely.models._rows import default_dtype
+from likely.models._values import site_values
 
 LIKELIHOODS = ("bernoulli", "multinomial")
 
@@ -262,9 +264,19 @@ class NaiveBayes:
         -------
         Tensor
             ``[n, K]``; rows that no class can have made get the prevalence.
+
+        Raises
+        ------
+        DataError
+            If ``x`` is no such matrix, or ``params`` lacks a site, has a foreign one or one of
+            another shape.
         """
-        tables = {n: as_floating(params[n], n) for n in ("prevalence", "feature_probabilities")}
-        x = as_floating(x, "x", like=tables["prevalence"])
+        with default_dtype(torch.float64):
+            x = as_matrix(x, "x")
+        tables = site_values(self, params, n=1, dim=x.shape[1], total=1)
+        x = x.to(tables["prevalence"])
+        if is_validation_enabled():
+            self._check_features(x)
         program = poutine.condition(self, tables)
         joint = []
         for k in range(self.n_classes):

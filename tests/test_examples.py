@@ -39,10 +39,11 @@ SAYS = {
     "one_head.py": ["BoundaryWarning", "1.0000        -inf", "0.6667     -1.0986", "3/5: True"],
     "outlier.py": ["11.1571 m (the mean)", "10.1000 m (the median)", "3.370       65.5", "39.6"],
     "regimes.py": [
-        "-341.88          5 707.12",
-        "The BIC takes 2 regimes",
-        "15.3 ± 0.7",
-        "2007, posterior: 16.4, 8 to 29",
+        "-629.80          7 1291.85",
+        "The BIC takes 2 regimes: 1097 ± 134 falls to 851 ± 124",
+        "1899: flow  774, already low with probability 0.947",
+        "On the most probable path 1899 is the first",
+        "2000, posterior :  905, 612 to 1271",
     ],
     "small_samples.py": ["10.0333333 m", "0.028889", "0.043333", "0.483 +- 0.039     0.500"],
     "squared_error.py": [

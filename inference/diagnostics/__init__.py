@@ -8,6 +8,8 @@ from likely.inference.diagnostics.files import load, save
 from likely.inference.diagnostics.forest import plot_compare
 from likely.inference.diagnostics.groups import build_groups
 from likely.inference.diagnostics.heatmaps import plot_table
+from likely.inference.diagnostics.intervals import plot_intervals
+from likely.inference.diagnostics.latents import latent_array, plot_latent
 from likely.inference.diagnostics.mixtures import plot_mixture, plot_responsibilities
 from likely.inference.diagnostics.paths import ParameterPath, plot_em_path
 from likely.inference.diagnostics.predictive import plot_predictive
@@ -20,12 +22,15 @@ __all__ = [
     "build_groups",
     "compare",
     "criteria",
+    "latent_array",
     "load",
     "plot_compare",
     "plot_criteria",
     "plot_em_path",
     "plot_em_steps",
     "plot_history",
+    "plot_intervals",
+    "plot_latent",
     "plot_mixture",
     "plot_predictive",
     "plot_responsibilities",

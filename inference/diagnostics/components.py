@@ -79,6 +79,16 @@ class Components:
         return self.weights[:, None] * shape
 
 
+def numbers(value: Any, what: str) -> np.ndarray:
+    """What a user gave as an array of numbers, or a `FitError` that calls it ``what``."""
+    try:
+        return np.asarray(
+            as_numpy(value) if isinstance(value, torch.Tensor) else value, dtype=float
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FitError(f"{what} must be an array of numbers: {error}") from error
+
+
 def read_components(values: Mapping[str, torch.Tensor], names: SiteNames) -> Components:
     """The components at one value of the sites.
 
@@ -95,7 +105,8 @@ def read_components(values: Mapping[str, torch.Tensor], names: SiteNames) -> Com
         If a site that is named is missing, or has no shape that it can have.
     """
     locs = _site(values, names.locs, "locs")
-    assert locs is not None
+    if locs is None or names.locs is None:
+        raise FitError("locs must be the name of a site, got None")
     if locs.ndim == 1:
         locs = locs[:, None]
     if locs.ndim != 2:
@@ -135,6 +146,8 @@ def _covariances(found: np.ndarray, count: int, features: int) -> np.ndarray:
         raise FitError(
             f"covariances must be {list(shape)} or {list(shape[1:])}, got shape {found.shape}"
         )
+    if not np.allclose(found, found.swapaxes(-1, -2), equal_nan=True):
+        raise FitError("covariances must be symmetric matrices, and these are not")
     return np.broadcast_to(found, shape)
 
 
@@ -165,7 +178,7 @@ def draw_mixture(
     ax : Axes
         Where to draw.
     points : array
-        [n, D] with D of 1 or 2.
+        [n, D] with D of 1 or 2. Those with a missing value are left out.
     components : Components
         The components of these features.
     labels : sequence of str
@@ -175,6 +188,11 @@ def draw_mixture(
     others : sequence of Components
         Draws from the posterior, drawn lightly.
     """
+    seen = np.isfinite(points).all(1)
+    if not seen.any():
+        raise FitError("data: no point has values of all the features of a panel")
+    points = points[seen]
+    responsibilities = None if responsibilities is None else responsibilities[seen]
     if points.shape[1] == 1:
         _draw_curves(ax, points[:, 0], components, labels, others)
     else:
@@ -220,6 +238,7 @@ def histogram(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def top_of(points: np.ndarray, several: Sequence[Components]) -> float:
     """Upper end of the density axis for points [n] and the components drawn over them."""
+    points = points[np.isfinite(points)]
     highest = float(histogram(points)[0].max())
     grid = np.linspace(*_limits(points), _CURVE)
     curves = [c.densities(grid).sum(0).max() for c in several if c.covariances is not None]

@@ -131,7 +131,9 @@ def plot_criteria(
         raise FitError(f"criterion must be 'bic' or 'aic', got {criterion!r}")
     if not isinstance(table, pd.DataFrame):
         table = criteria(table)
-    kinds = [column for column in (criterion, "elpd_loo") if column in table]
+    kinds = [c for c in (criterion, "elpd_loo") if c in table and table[c].notna().any()]
+    if "elpd_loo" in kinds and "se" not in table:
+        raise FitError("table has 'elpd_loo' without its standard error 'se'")
     if not kinds or not len(table):
         raise FitError(f"table has neither '{criterion}' nor 'elpd_loo'; make it with criteria()")
     figure, found = panels(

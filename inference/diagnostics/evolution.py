@@ -31,6 +31,7 @@ from likely.inference.diagnostics.mixtures import (
 )
 from likely.inference.diagnostics.paths import ParameterPath, check_path
 from likely.inference.diagnostics.style import panels
+from likely.inference.engines.checks import is_int
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 from likely.inference.quantities import deterministics, latent_posterior
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STEPS = 6  # panels that `plot_em_steps` has by default
+_FASTEST = 50  # frames in a second: a GIF counts in hundredths, and viewers slow faster ones down
 
 
 class _Film:
@@ -150,6 +152,7 @@ def plot_em_steps(
     names = SiteNames(locs, weights, covariances, scales)
     film = _Film(path, fit, data, features, latent, names)
     chosen = _chosen(path, iterations, _STEPS)
+    _check_count("columns", columns)
     width = min(columns, len(chosen))
     rows = -(-len(chosen) // width)
     figure, found = panels(len(chosen), axes, columns=width, size=(3.0 * width, 0.4 + 2.6 * rows))
@@ -193,7 +196,7 @@ def animate_em(
     iterations : sequence of int, optional
         Which ones; by default all.
     frames_per_second : int
-        Iterations shown in a second; the last one stays a little longer.
+        Iterations shown in a second, at most 50; the last one stays a second longer.
     dpi : int
         Dots per inch of a frame of 6 × 4.5 inches.
 
@@ -210,14 +213,17 @@ def animate_em(
     import matplotlib.pyplot as plt
     from matplotlib.animation import FuncAnimation, PillowWriter
 
+    if not isinstance(file, str | PathLike):
+        raise FitError(f"file must be a path that ends in .gif, got {file!r}")
     target = Path(file)
     if target.suffix.lower() != ".gif":
         raise FitError(f"file must end in .gif, got '{target}'")
     if not target.parent.is_dir():
         raise FitError(f"cannot write '{target}': there is no folder '{target.parent}'")
-    whole = isinstance(frames_per_second, int) and not isinstance(frames_per_second, bool)
-    if not whole or frames_per_second < 1:
-        raise FitError(f"frames_per_second must be a positive integer, got {frames_per_second!r}")
+    if target.is_dir():
+        raise FitError(f"cannot write '{target}': there is a folder of that name")
+    _check_count("frames_per_second", frames_per_second, _FASTEST)
+    _check_count("dpi", dpi)
     names = SiteNames(locs, weights, covariances, scales)
     film = _Film(path, fit, data, features, latent, names)
     chosen = _chosen(path, iterations, len(path))
@@ -239,6 +245,12 @@ def animate_em(
     return target
 
 
+def _check_count(name: str, value: Any, most: int | None = None) -> None:
+    if not is_int(value) or value < 1 or (most is not None and value > most):
+        limit = "" if most is None else f" of at most {most}"
+        raise FitError(f"{name} must be a positive integer{limit}, got {value!r}")
+
+
 def _chosen(path: ParameterPath, iterations: Sequence[int] | None, most: int) -> list[int]:
     known = path.iterations
     if iterations is None:
@@ -247,6 +259,8 @@ def _chosen(path: ParameterPath, iterations: Sequence[int] | None, most: int) ->
         # Early iterations change most.
         spread = np.geomspace(1, len(known) - 1, most - 1).round().astype(int)
         return [int(known[i]) for i in np.unique(np.r_[0, spread])]
+    if not isinstance(iterations, Iterable) or not all(map(is_int, iterations)):
+        raise FitError(f"iterations must be a sequence of integers, got {iterations!r}")
     chosen = [int(number) for number in iterations]
     if not chosen:
         raise FitError("iterations is empty; name at least one")

@@ -13,10 +13,12 @@ from likely.inference.diagnostics.components import (
     Components,
     SiteNames,
     draw_mixture,
+    numbers,
     read_components,
 )
 from likely.inference.diagnostics.groups import as_numpy, first_draw, posterior_by_site
 from likely.inference.diagnostics.style import WIDTH, bare, colour, panels
+from likely.inference.engines.checks import is_int
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 
@@ -53,7 +55,8 @@ def plot_mixture(
         Any fit of a program with such sites.
     data : array-like, optional
         Points [n] or [n, D] to draw; by default the fit's own, the only ones whose
-        responsibilities are known and shown.
+        responsibilities are known and shown. Where some of their values are missing, a panel
+        leaves out the points that it cannot place.
     features : sequence, optional
         One or two features, by number or label: only these, the others integrated out.
     latent : str, optional
@@ -74,7 +77,7 @@ def plot_mixture(
         features for a figure, or the fit has several kinds of observations and none is given.
     """
     check_fits({"fit": fit})
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 0:
+    if not is_int(draws) or draws < 0:
         raise FitError(f"draws must be a number of draws, got {draws!r}")
     names = SiteNames(locs, weights, covariances, scales)
     components = read_components(fit.params, names)
@@ -168,18 +171,17 @@ def points_of(fit: Fit, data: Any, features: int) -> tuple[np.ndarray, bool]:
             )
         given, own = next(iter(mine.values())), True
     else:
-        try:
-            given = np.asarray(data, dtype=float)
-        except (TypeError, ValueError) as error:
-            raise FitError(f"data must be an array of numbers: {error}") from error
-        own = any(np.array_equal(given.ravel(), value.ravel()) for value in mine.values())
+        given = numbers(data, "data")
+        own = any(
+            np.array_equal(given.ravel(), value.ravel(), equal_nan=True) for value in mine.values()
+        )
     points = given[:, None] if given.ndim == 1 else given
     if points.ndim != 2 or points.shape[1] != features or not len(points):
         raise FitError(
             f"data must be points [n, {features}], as many features as the means have, got shape "
             f"{given.shape}"
         )
-    if not np.isfinite(points).all():
+    if not (np.isfinite(points) | (own & np.isnan(points))).all():
         raise FitError("data must be finite")
     return points, own
 
@@ -276,12 +278,12 @@ def choose_features(names: Sequence[str], features: Sequence[Any] | None) -> lis
                 f"{_MOST_FEATURES} features); choose one or two with features="
             )
         return [[0]] if len(names) == 1 else [list(p) for p in combinations(range(len(names)), 2)]
-    chosen = [features] if isinstance(features, str | int) else list(features)
+    several = isinstance(features, Iterable) and not isinstance(features, str)
     found = []
-    for feature in chosen:
+    for feature in list(features) if several else [features]:
         if isinstance(feature, str) and feature in names:
             found.append(names.index(feature))
-        elif isinstance(feature, int | np.integer) and 0 <= feature < len(names):
+        elif is_int(feature) and 0 <= feature < len(names):
             found.append(int(feature))
         else:
             raise FitError(f"features: there is no {feature!r}; there are {', '.join(names)}")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.ticker import MaxNLocator
 
+from likely.inference.diagnostics.components import numbers
 from likely.inference.diagnostics.groups import as_numpy, first_draw, posterior_by_site
 from likely.inference.diagnostics.style import WIDTH, bare, colour, panels
 from likely.inference.diagnostics.traces import FEW, objective_name
@@ -52,26 +53,34 @@ class ParameterPath:
 
     def __init__(self) -> None:
         self._runs: dict[int, list[tuple[int, float, dict[str, torch.Tensor]]]] = {}
+        self._kept: int | None = None
 
     def __call__(self, step: Step) -> None:
         """Record one iteration."""
         if step.iteration == 0:
-            if step.restart == 0:
+            if step.restart == 0 or self._kept is not None:
                 self._runs.clear()
+                self._kept = None
             self._runs[step.restart] = []
         values = {name: value.detach().clone() for name, value in step.params().items()}
         self._runs[step.restart].append((step.iteration, step.objective, values))
+
+    def kept(self, restart: int) -> None:
+        """Told by the engine which restart it keeps: one that ended higher may have failed."""
+        self._kept = restart
 
     def __len__(self) -> int:
         return len(self._best) if self._runs else 0
 
     @property
     def _best(self) -> list[tuple[int, float, dict[str, torch.Tensor]]]:
-        """The restart that ended highest, which is the one an engine keeps."""
+        """The restart that the engine kept; until it says so, the one that ended highest."""
         if not self._runs:
             raise FitError(
                 "the path is empty: give it to an engine as its callback, and fit, before drawing"
             )
+        if self._kept in self._runs:
+            return self._runs[self._kept]
         return max(self._runs.values(), key=lambda run: run[-1][1])
 
     @property
@@ -184,6 +193,12 @@ def plot_em_path(
         another shape, or there are too many panels for a figure.
     """
     values = all_values(path, fit)
+    if not values:
+        raise FitError("path holds no values: the guide that was fitted has no median to record")
+    if sites is not None and not isinstance(sites, str | Sequence):
+        raise FitError(f"sites must be a name or several, got {sites!r}")
+    if truth is not None and not isinstance(truth, Mapping):
+        raise FitError(f"truth must be a mapping of site to value, got {type(truth).__name__}")
     chosen = list(values) if sites is None else [sites] if isinstance(sites, str) else list(sites)
     if not chosen:
         raise FitError("sites is empty; name at least one")
@@ -292,10 +307,7 @@ def _panels(fit: Fit, values: Mapping[str, np.ndarray], truth: Mapping[str, Any]
 def _truth(truth: Mapping[str, Any], site: str, shape: tuple[int, ...]) -> np.ndarray | None:
     if site not in truth:
         return None
-    try:
-        known = np.asarray(truth[site], dtype=float)
-    except (TypeError, ValueError) as error:
-        raise FitError(f"truth of site '{site}' is no array of numbers: {error}") from error
+    known = numbers(truth[site], f"truth of site '{site}'")
     if known.shape != shape:
         raise FitError(f"truth of site '{site}' must have shape {shape}, got {known.shape}")
     return known

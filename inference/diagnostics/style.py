@@ -51,10 +51,15 @@ def panels(
     Raises
     ------
     FitError
-        If the number of axes given is not ``count``.
+        If what is given are not axes, or not ``count`` of them.
     """
     if axes is not None:
+        from matplotlib.axes import Axes
+
         given = list(np.ravel(np.asarray(axes, dtype=object)))
+        if not all(isinstance(ax, Axes) for ax in given):
+            kinds = ", ".join(type(ax).__name__ for ax in given if not isinstance(ax, Axes))
+            raise FitError(f"axes must be matplotlib's Axes, got {kinds}")
         if len(given) != count:
             raise FitError(f"axes must be {count} (one for each panel), got {len(given)}")
         return given[0].figure, given

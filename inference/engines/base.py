@@ -13,6 +13,7 @@ import torch
 from likely.inference.coordinates import Coordinates
 from likely.inference.engines.checks import check_bool, check_int, check_positive, check_seed, unbox
 from likely.inference.engines.result import Found, Result, finish
+from likely.inference.engines.warm import values_from
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.fit import Fit
 from likely.inference.handlers import set_seed
@@ -58,7 +59,8 @@ class EngineOptions:
     device : torch.device or str, optional
         Where it runs.
     callback : callable, optional
-        Called with a `Step` after every iteration; returning ``True`` stops the fit.
+        Called with a `Step` after every iteration; returning ``True`` stops the fit. If it has a
+        method ``kept``, this is called with the number of the restart that was kept, if any.
     relabel : bool
         Give all draws one labelling of the dimensions that the program calls ``exchangeable``; a
         point is one draw and stays as it is.
@@ -157,15 +159,9 @@ class EngineOptions:
         raise NotImplementedError
 
     def start_values(self, program: Program) -> Mapping[str, Any] | None:
-        """``init`` as a mapping of the unknowns it covers."""
+        """``init`` as a mapping of the unknowns it covers; see `values_from` for another fit."""
         if isinstance(self.init, Fit):
-            shapes = {name: unknown.shape for name, unknown in program.sites.unknowns.items()}
-            return {
-                name: value
-                for name, value in self.init.params.items()
-                # Sites that grew since (new tasks, new annotators) start afresh.
-                if name in shapes and value.shape == shapes[name]
-            }
+            return values_from(self.init, program)
         return self.init
 
     def labelled(
@@ -211,23 +207,27 @@ class SearchOptions(EngineOptions):
 
         A start that fails (a component that collapses, say) only counts if all of them fail.
         """
-        found: list[Found] = []
+        found: dict[int, Found] = {}
         failures: list[Exception] = []
         for attempt in range(self.restarts):
             # Every start has its own stream, whatever the ones before it consumed.
             set_seed(self.seed + 7919 * attempt, device)
             try:
-                found.append(search(attempt))
+                found[attempt] = search(attempt)
             except (ArithmeticError, ValueError) as error:
                 if getattr(error, FROM_CALLBACK, False):
                     raise
                 failures.append(error)
                 continue
-            if found[-1].interrupted:
+            if found[attempt].interrupted:
                 break
         if not found:
             raise failures[0]
-        return max(found, key=lambda f: f.objective)
+        best = max(found, key=lambda attempt: found[attempt].objective)
+        told = getattr(self.callback, "kept", None)
+        if callable(told):
+            told(best)
+        return found[best]
 
     def monitor(self, attempt: int) -> Monitor:
         """Progress bar and callback of one start."""

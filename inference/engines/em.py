@@ -26,6 +26,8 @@ from likely.inference.program import Program, Values
 
 # How far, relative to itself, the objective may fall between steps: rounding, no more.
 _SLACK = 1e-9
+# The same in units of the dtype's precision: float32 sums of many terms lose more.
+_ROUNDING = 64.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +136,11 @@ class EM(SearchOptions):
                 require_finite(objective, "the objective of EM", iteration)
                 past = monitor.objectives
                 slack = max(1.0, abs(objective))
-                if past and objective < past[-1] - _SLACK * slack:
+                if (
+                    past
+                    and objective
+                    < past[-1] - max(_SLACK, _ROUNDING * torch.finfo(program.dtype).eps) * slack
+                ):
                     raise MonotonicityError(
                         f"EM lowered its objective from {past[-1]:.10g} to {objective:.10g} in "
                         f"step {iteration}. An M-step must not do that: check the program's m_step"

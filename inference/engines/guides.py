@@ -26,12 +26,14 @@ from pyro.infer.autoguide import (
 from pyro.nn import PyroModule
 
 from likely.inference.arguments import convert
+from likely.inference.coordinates import supported
 from likely.inference.engines.parameters import Copies, reading_from
 from likely.inference.errors import FitError, ProgramError
 from likely.inference.fit import Fit
 from likely.inference.handlers import ReplaceParameters, Substitute, is_plate, module_parameter
 from likely.inference.program import PROGRAM_FAULTS, Program, Values
 from likely.inference.reading import Reader, mend
+from likely.inference.sites import Unknown
 
 GUIDES: dict[str, Callable[..., AutoGuide]] = {
     "normal": partial(AutoNormal, init_scale=0.1),
@@ -138,6 +140,8 @@ def _automatic(name: str, program: Program, values: Values, own: Copies) -> Auto
             "or use NUTS"
         )
     prototype = _prototype(program.source, program, own)
+    if all(unknown.is_param for unknown in program.sites.unknowns.values()):
+        name = "delta"  # there is nothing to draw, whatever the guide
     if name == "flow":  # starts at its own base distribution
         return GUIDES[name](prototype)
     return GUIDES[name](prototype, init_loc_fn=init_to_value(values=dict(values)))
@@ -254,6 +258,13 @@ def _check(program: Program, nodes: Mapping[str, Mapping[str, Any]]) -> None:
                 f"the guide draws site '{name}' in shape {tuple(node['value'].shape)}; in the "
                 f"program it has shape {tuple(wanted[name].shape)}"
             )
+        check_support(name, wanted[name], node["value"])
+
+
+def check_support(name: str, unknown: Unknown, value: torch.Tensor) -> None:
+    """Raise a `ProgramError` if a guide's draw of a site is no value that the site can have."""
+    if unknown.static and not supported(unknown, value.detach()):
+        raise ProgramError(f"the guide draws site '{name}' outside its support, {unknown.support}")
 
 
 # -- after the fit -------------------------------------------------------------------------------
@@ -332,6 +343,8 @@ def trained_guide(fit: Fit) -> TrainedGuide:
     >>> round(float(trained_guide(fit).parameters()["loc"]), 1)
     1.5
     """
+    if not isinstance(fit, Fit):
+        raise FitError(f"fit must be a Fit, got {type(fit).__name__}")
     found = _TRAINED.get(fit.program) if fit.program is not None else None
     if found is None:
         raise FitError(

@@ -19,6 +19,7 @@ from likely.inference.engines.chains import Chain, ChainInterruptedError, Report
 from likely.inference.engines.checks import check_bool, check_choice, check_int, check_positive
 from likely.inference.engines.laplace import unconstrained_log_joint
 from likely.inference.engines.result import Result, posterior_mean
+from likely.inference.engines.warm import values_from
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.handlers import set_seed
@@ -144,7 +145,8 @@ class NUTS(EngineOptions):
             flat = {n: v.flatten(0, 1) for n, v in self.init.draws.items() if n in (given or {})}
             total = len(next(iter(flat.values())))
             picked = torch.randperm(total)[: self.chains].tolist()
-            rows = [coordinates.start({n: v[i] for n, v in flat.items()}) for i in picked]
+            draws = [{n: v[i] for n, v in flat.items()} for i in picked]
+            rows = [coordinates.start(values_from(self.init, program, draw)) for draw in draws]
         elif program.sites.latents:
             # Modes that only exchange the latent's labels: all chains start in the same one.
             rows = [coordinates.start(given)]

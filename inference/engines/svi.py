@@ -21,6 +21,7 @@ from likely.inference.engines.guides import (
     BoundGuide,
     TrainedGuide,
     bind,
+    check_support,
     remember,
 )
 from likely.inference.engines.parameters import Copies
@@ -43,7 +44,8 @@ class SVI(SearchOptions):
     draws the continuous unknowns only. Parameters without a prior, modules' among them, are fitted
     along with the guide.
     After the fit, Pareto-smoothed importance weights say how far the guide is from the posterior:
-    ``fit.diagnostics["khat"]`` above 0.7 means too far to trust (Yao et al. 2018).
+    ``fit.diagnostics["khat"]`` above 0.7 means too far to trust (Yao et al. 2018); a point is no
+    posterior, and its k-hat infinite.
 
     Parameters
     ----------
@@ -122,6 +124,8 @@ class SVI(SearchOptions):
         weights = found.extra["log_weights"]
         remember(program, found.extra["guide"])
         repeated = {n: v.expand((1, self.draws) + v.shape) for n, v in fixed.items()}
+        # Weights of a point are all the same, and say nothing of the posterior around it.
+        point = bool(draws) and all(bool((v == v[:, :1]).all()) for v in draws.values())
         return Result.from_found(
             found,
             params=posterior_mean(program, draws) | fixed,
@@ -129,7 +133,7 @@ class SVI(SearchOptions):
             reason=f"the ELBO was still rising after {found.n_iter} steps; raise max_iter or "
             "learning_rate, or start nearer with init=",
             sample_stats={"log_weight": weights[None]},
-            diagnostics={"khat": psis_khat(weights)},
+            diagnostics={"khat": float("inf") if point else psis_khat(weights)},
         )
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
@@ -217,6 +221,8 @@ class SVI(SearchOptions):
         for _ in range(self.draws):
             trace = guide.trace()
             row = {name: trace.nodes[name]["value"] for name in names}
+            for name, value in row.items():
+                check_support(name, program.sites.unknowns[name], value)
             density = program.density(row | parameters)
             log_q = float(trace.log_prob_sum())
             ratios.append(float(density.log_likelihood + density.log_prior) - log_q)

@@ -41,6 +41,10 @@ class CrowdProgram:
         """Sample the unknowns."""
         raise NotImplementedError
 
+    def sample_task_sites(self, sites: Sites, batch: Annotations) -> Sites:
+        """Sample the unknowns of single tasks, inside the plate of the tasks."""
+        return {}
+
     def truth_prior(self, sites: Sites, batch: Annotations) -> Tensor:
         """Probabilities of the true classes, ``[*outside, K]`` or ``[n_tasks, K]``."""
         return sites["prevalence"]
@@ -79,6 +83,7 @@ class CrowdProgram:
             with ignore_jit_warnings():
                 if index is not None and len(index) < n_tasks:
                     batch = annotations.subset(index)
+            sites = {**sites, **self.sample_task_sites(sites, batch)}
             if batch.label is None:
                 known = batch.truth if batch.n_known == batch.n_tasks else None
                 prior = dist.Categorical(self.truth_prior(sites, batch))

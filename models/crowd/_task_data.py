@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models.crowd._ids import column, distinct, factorize, lookup, shown
+from likely.models._ids import column, distinct, factorize, lookup, shown
 
 
 def read_truth(truth: Any, tasks: NDArray[Any], classes: NDArray[Any]) -> Tensor:

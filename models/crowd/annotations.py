@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models.crowd._ids import categories, check_index, column, distinct, encode, read_frame
+from likely.models._ids import categories, check_index, column, distinct, encode, read_frame
+from likely.models.crowd._files import read_csv, read_parquet, text_levels
+from likely.models.crowd._rows import joined, positions
 from likely.models.crowd._task_data import read_features, read_truth, truth_by_task
 from likely.models.crowd.kernels import LabelCounts
 
@@ -20,8 +23,8 @@ from likely.models.crowd.kernels import LabelCounts
 class Annotations:
     """Ragged crowd labels as index tensors, with the user's own ids beside them.
 
-    Build it with `from_arrays` or `from_frame`. Any task may have any number of labels, none
-    included, and an annotator may label a task more than once.
+    Build it with `from_arrays`, `from_frame`, `from_csv` or `from_parquet`. Any task may have any
+    number of labels, none included, and an annotator may label a task more than once.
 
     Attributes
     ----------
@@ -183,6 +186,99 @@ class Annotations:
         labels = None if label is None else frame[label]
         return cls.from_arrays(frame[task], frame[annotator], labels, truth=truth, **options)
 
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | PathLike[str],
+        task: str = "task",
+        annotator: str = "annotator",
+        label: str | None = "label",
+        *,
+        truth: Any = None,
+        separator: str | None = None,
+        **options: Any,
+    ) -> Annotations:
+        """Read a text file with a header and one row per label.
+
+        All ids are kept as the text that stands in the file: ``007`` and ``7`` are two ids, and
+        ``NA`` is one; only an empty field is missing. Ids that all are numbers are put in their
+        order. For ids of another type read the file yourself and use `from_frame`.
+
+        Parameters
+        ----------
+        path, task, annotator, label, truth, **options
+            The file, compressed or not; the rest as in `from_frame`, with ids as text.
+        separator
+            What stands between fields; by default a tab for ``.tsv``, else a comma.
+
+        Raises
+        ------
+        DataError
+            For a file that is not there or not a table, and as `from_frame`.
+        """
+        wanted = [task, annotator, *([label] if label else [])]
+        frame = read_csv(path, wanted + ([truth] if isinstance(truth, str) else []), separator)
+        roles = (("task", "tasks"), ("annotator", "annotators"), ("label", "classes"))
+        for name, (argument, listed) in zip(wanted, roles, strict=False):
+            if options.get(listed) is None:
+                options[listed] = text_levels(frame[name], argument, listed)
+        return cls.from_frame(frame, task, annotator, label, truth=truth, **options)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | PathLike[str],
+        task: str = "task",
+        annotator: str = "annotator",
+        label: str | None = "label",
+        *,
+        truth: Any = None,
+        **options: Any,
+    ) -> Annotations:
+        """Read a Parquet file, or a folder of such files, with one row per label.
+
+        Only the columns that are named are read, and ids keep the types they have in the file.
+
+        Parameters
+        ----------
+        path, task, annotator, label, truth, **options
+            The file or folder; the rest as in `from_frame`.
+
+        Raises
+        ------
+        DataError
+            For a file that is not there or not Parquet, and as `from_frame`.
+        """
+        wanted = [task, annotator, *([label] if label else [])]
+        frame = read_parquet(path, wanted + ([truth] if isinstance(truth, str) else []))
+        return cls.from_frame(frame, task, annotator, label, truth=truth, **options)
+
+    def concat(self, more: Annotations) -> Annotations:
+        """These annotations and more of them, for example those of another day.
+
+        Ids keep their places and new ones follow, so that the params of an earlier fit still fit:
+        ``EM(init=fit).fit(program, crowd.concat(more))`` starts from it.
+
+        Parameters
+        ----------
+        more
+            Further labels, with ids of the same types. A task may be in both.
+
+        Raises
+        ------
+        DataError
+            If only one side has labels or features, ids are text on one side only, or the two
+            disagree about a task's truth or features.
+
+        Examples
+        --------
+        >>> monday = Annotations.from_arrays(["x", "y"], ["ann", "bo"], ["cat", "dog"])
+        >>> tuesday = Annotations.from_arrays(["w", "x"], ["bo", "cy"], ["dog", "dog"])
+        >>> monday.concat(tuesday).tasks.tolist()
+        ['x', 'y', 'w']
+        """
+        return joined(self, more)
+
     @property
     def n_tasks(self) -> int:
         """Number of tasks, those without labels included."""
@@ -248,18 +344,7 @@ class Annotations:
         DataError
             For positions out of range, and for a mask of another length.
         """
-        index = torch.as_tensor(index, device=self.task.device)
-        if index.dtype == torch.bool:
-            if index.shape != (self.n_tasks,):
-                raise DataError(
-                    f"index: expected a mask of shape [{self.n_tasks}], got {list(index.shape)}"
-                )
-            index = index.nonzero().squeeze(-1)
-        elif not index.dtype.is_floating_point or index.numel() == 0:
-            index = index.long()
-        if index.dim() != 1:
-            raise DataError(f"index: expected one dimension, got shape {list(index.shape)}")
-        check_index(index, "index", len(index), self.n_tasks, lowest=0)
+        index = positions(index, self.n_tasks, self.task.device)
         order, start, size = self._rows_by_task
         taken = size[index]
         first = torch.repeat_interleave(start[index] - taken.cumsum(0) + taken, taken)

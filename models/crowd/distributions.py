@@ -12,8 +12,9 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from likely.envs import DataError
+from likely.models._logarithms import safe_log
 from likely.models.crowd.annotations import Annotations
-from likely.models.crowd.kernels import LabelCounts, label_log_density, safe_log
+from likely.models.crowd.kernels import LabelCounts, label_log_density
 
 
 class RaggedLabels(TorchDistribution):

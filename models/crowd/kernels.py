@@ -9,7 +9,6 @@ is sorted or scattered during a fit.
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,16 +127,6 @@ class _SparseProduct(torch.autograd.Function):
         counts, transposed = constants
         out = counts.product(folded.flatten(1), transposed)
         return out.reshape(-1, *folded.shape[1:]), folded.dim() - 1
-
-
-def safe_log(probability: Tensor) -> Tensor:
-    """Elementwise log with log 0 = −inf and a derivative of 0 there.
-
-    With the plain derivative 1/0, the count 0 of an impossible event would turn into 0 · ∞ = nan;
-    with this one, probability × derivative is the count in every cell, to any order of derivative.
-    """
-    positive = probability > 0
-    return torch.where(positive, torch.where(positive, probability, 1.0).log(), -math.inf)
 
 
 def log_sum_exp(scores: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -12,9 +12,11 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from likely.envs import DataError
+from likely.models._logarithms import safe_log
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.distributions import RaggedLabels, counts_of
-from likely.models.crowd.kernels import label_log_density, log_sum_exp, safe_log, shares_of
+from likely.models.crowd.even_errors import even_logs, evenly_wrong
+from likely.models.crowd.kernels import label_log_density, log_sum_exp, shares_of
 
 
 class LatentTruth(TorchDistribution):
@@ -39,6 +41,9 @@ class LatentTruth(TorchDistribution):
         Who labelled which task, with known true classes where there are any.
     by_label
         Whether ``confusion`` has the second shape, for errors that depend on the task.
+    log_odds
+        With ``by_label``: whether these are log-odds instead, which have digits left where
+        probabilities have rounded to one.
     latent
         Name of the latent.
 
@@ -66,9 +71,11 @@ class LatentTruth(TorchDistribution):
         annotations: Annotations,
         *,
         by_label: bool = False,
+        log_odds: bool = False,
         latent: str = "truth",
     ) -> None:
-        self.prior, self.confusion = prior, confusion
+        self.prior = prior
+        self.confusion = confusion.sigmoid() if by_label and log_odds else confusion
         self.annotations, self.by_label, self.latent = annotations, by_label, latent
         self.n_states = prior.shape[-1]
         self.natural = {"prior": safe_log(prior)}
@@ -76,8 +83,12 @@ class LatentTruth(TorchDistribution):
         if by_label:
             fits = confusion.shape[-1:] == (len(annotations),)
             expected = f"[*batch, {len(annotations)}]"
-            wrong = (1 - confusion) / (self.n_states - 1)
-            self.natural |= {"right": safe_log(confusion), "wrong": safe_log(wrong)}
+            if log_odds:
+                right, wrong = even_logs(confusion, self.n_states)
+            else:
+                right = safe_log(confusion)
+                wrong = safe_log((1 - confusion) / (self.n_states - 1))
+            self.natural |= {"right": right, "wrong": wrong}
         else:
             self.natural["confusion"] = safe_log(confusion)
             fits = (
@@ -93,7 +104,6 @@ class LatentTruth(TorchDistribution):
                 f"confusion: expected shape {expected} for these annotations, "
                 f"got {tuple(confusion.shape)}"
             )
-        n = annotations.n_tasks
         outside = prior.shape[: -2 if prior.dim() > 1 else -1]
         self._outside = torch.broadcast_shapes(outside, confusion.shape[:-inner])
         super().__init__(
@@ -145,9 +155,7 @@ class LatentTruth(TorchDistribution):
         )
         return total.index_add(0, self.annotations.task, cells)
 
-    def evidence(
-        self, value: Tensor, natural: Mapping[str, Tensor], hard: bool = False
-    ) -> Tensor:
+    def evidence(self, value: Tensor, natural: Mapping[str, Tensor], hard: bool = False) -> Tensor:
         """Log-density of every task's labels, a function of logarithms like ``natural``.
 
         Parameters
@@ -185,8 +193,10 @@ class LatentTruth(TorchDistribution):
         """Draw a label for every row of the annotations; see `RaggedLabels.sample`."""
         known = self.annotations.truth
         prior = self.prior if self.prior.dim() > 1 else self.prior.unsqueeze(-2)
-        truth = torch.distributions.Categorical(prior).expand(self.batch_shape).sample(
-            Size(sample_shape)
+        truth = (
+            torch.distributions.Categorical(prior)
+            .expand(self.batch_shape)
+            .sample(Size(sample_shape))
         )
         if known is not None:
             truth = torch.where(known >= 0, known, truth)
@@ -204,30 +214,4 @@ class LatentTruth(TorchDistribution):
             inner = {"prior": 2, "confusion": 3}.get(key, 1)
             value = value.unsqueeze(-2) if key == "prior" and value.dim() == 1 else value
             flat[key] = value.expand(self._outside + value.shape[-inner:]).flatten(0, -inner - 1)
-        return [
-            dict(zip(flat, values, strict=True)) for values in zip(*flat.values(), strict=True)
-        ]
-
-
-def evenly_wrong(right: Tensor, annotations: Annotations, truth: Tensor) -> Tensor:
-    """Draw a label for every row: the true class, or any other with equal probability.
-
-    Parameters
-    ----------
-    right
-        Probability that a label is right, ``[*batch, n_labels]``.
-    annotations
-        Who labels which task.
-    truth
-        True classes, ``[*batch, n_tasks]``.
-
-    Returns
-    -------
-    Tensor
-        int64 ``[n_labels]``, or ``[*batch, 1, n_labels]``.
-    """
-    true = truth[..., annotations.task]
-    shift = torch.randint_like(true, 1, annotations.n_classes)
-    other = (true + shift) % annotations.n_classes
-    labels = torch.where(torch.rand(true.shape, device=true.device) < right, true, other)
-    return labels.unsqueeze(-2) if labels.dim() > 1 else labels
+        return [dict(zip(flat, values, strict=True)) for values in zip(*flat.values(), strict=True)]

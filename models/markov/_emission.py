@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likely.models._loglinear import _IMPOSSIBLE, Features, blocks
+from likely.models._logarithms import IMPOSSIBLE
+from likely.models._loglinear import Features, blocks
 from likely.models.markov._packing import Packing
 
 # Entries of features that are worth keeping (64 MiB in float64).
@@ -69,8 +70,8 @@ class Steps:
         else:
             nothing = natural.new_zeros(len(natural))
             product = self.features.log_densities(self.x, nothing, natural)
-        if bool((natural.detach() < 0.1 * _IMPOSSIBLE).any()):
-            product = product.masked_fill(product < 0.1 * _IMPOSSIBLE, -math.inf)
+        if bool((natural.detach() < 0.1 * IMPOSSIBLE).any()):
+            product = product.masked_fill(product < 0.1 * IMPOSSIBLE, -math.inf)
         return product
 
 

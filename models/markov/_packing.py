@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -82,6 +82,16 @@ class Packing:
         return [slice(end - width, end) for end, width in zip(ends, self.widths, strict=True)]
 
     @cached_property
+    def runs(self) -> list[tuple[slice, int]]:
+        """Columns of consecutive steps of one width, and that width."""
+        found, start = [], 0
+        for width, steps in groupby(self.widths):
+            stop = start + width * len(list(steps))
+            found.append((slice(start, stop), width))
+            start = stop
+        return found
+
+    @cached_property
     def later(self) -> slice | Tensor:
         """Columns that have a step before them: all but the first block."""
         return slice(self.widths[0], None)
@@ -97,6 +107,14 @@ class Packing:
         step = self.step[first:]
         rank = torch.arange(first, n, device=step.device) - starts[step]
         return starts[step - 1] + rank
+
+    @cached_property
+    def last(self) -> slice | Tensor:
+        """Columns that have no step after them."""
+        n, first, last = len(self.owner), self.widths[0], self.widths[-1]
+        if first == last:
+            return slice(n - first, None)
+        return (self.step == self.lengths[self.owner] - 1).nonzero().squeeze(-1)
 
     @cached_property
     def chunks(self) -> Chunks:

@@ -86,7 +86,7 @@ def forward(
         [K, N]: where to put the emission potentials.
     """
     top = log_emission.real.amax(0)
-    top = torch.where(torch.isfinite(top), top, 0.0)
+    top = torch.nan_to_num(top, nan=0.0, posinf=0.0, neginf=0.0)
     emission = torch.sub(log_emission, top, out=room).exp_()
     chunks = _chunks(packing, len(initial))
     if chunks is None:
@@ -126,11 +126,12 @@ def backward(
     """
     arrival = scaled.emission.div_(scaled.scale)
     if scaled.transfer is None:
-        future = torch.ones_like(arrival) if room is None else room.fill_(1.0)
+        future = torch.empty_like(arrival) if room is None else room
+        future[:, packing.last] = 1.0
         return _smooth(transition, arrival, future, packing)
     chunks = packing.chunks
     ends = scaled.filtered.index_select(1, chunks.back_ends)
-    future = torch.ones_like(arrival)
+    future = torch.empty_like(arrival)
     future[:, chunks.ends] = _last_futures(transition, scaled.transfer, ends, chunks)
     arrival = arrival.index_select(1, chunks.columns)
     found = _smooth(transition, arrival, future, chunks.packing)
@@ -156,20 +157,26 @@ def _filter(
     # One product predicts the next states and sums the present ones, which are not yet scaled.
     both = torch.cat([transition.T, torch.ones_like(transition[:1])])
     work = emission.new_empty(k + 1, before)
-    torch.mul(emission[:, :before], first, out=filtered[:, :before])
-    xp, (both, work, *arrays) = _library(packing, both, work, emission, filtered)
-    emissions, filters = (_by_step(array, packing) for array in arrays)
-    product, divide, multiply = xp.matmul, xp.divide, xp.multiply
-    predicted, total, past = work[:k], work[k:], filters[0]
-    for now, potential, width in zip(filters[1:], emissions[1:], packing.widths[1:], strict=True):
+    xp, (both, first, work, potential, out) = _library(
+        packing, both, first, work, emission, filtered
+    )
+    # Steps of their own memory: short rows that lie far apart cost more than the copies.
+    blocks = [_own(_steps_first(potential, run)) for run in packing.runs]
+    steps = [step for block in blocks for step in block]
+    product, divide, multiply = xp.dot if xp is np else xp.matmul, xp.divide, xp.multiply
+    predicted, total, past = work[:k], work[k:], steps[0]
+    multiply(past, first, out=past)
+    for now, width in zip(steps[1:], packing.widths[1:], strict=True):
         if width < before:
             past, before = past[:, :width], width
             work = xp.empty((k + 1, width), dtype=work.dtype, **_place(work))
             predicted, total = work[:k], work[k:]
         product(both, past, out=work)
-        divide(predicted, total, out=now)
-        multiply(now, potential, out=now)
+        divide(predicted, total, out=predicted)
+        multiply(now, predicted, out=now)
         past = now
+    for run, block in zip(packing.runs, blocks, strict=True):
+        _steps_first(out, run)[:] = block
     scale = filtered.sum(0, keepdim=True)
     return filtered.div_(scale), scale
 
@@ -205,6 +212,19 @@ def _by_step(array: Any, packing: Packing) -> Any:
     if isinstance(array, Tensor):
         return array.split(packing.widths, 1)
     return [array[:, span] for span in packing.spans]
+
+
+def _steps_first(array: Any, run: tuple[slice, int]) -> Any:
+    """Steps of one width as a view [steps, K, width] of columns [K, N]."""
+    columns, width = run
+    return array[:, columns].reshape(len(array), -1, width).swapaxes(0, 1)
+
+
+def _own(array: Any) -> Any:
+    """A contiguous copy."""
+    if isinstance(array, Tensor):
+        return array.clone(memory_format=torch.contiguous_format)
+    return array.copy()
 
 
 def _place(array: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from likely.envs import DataError
+from likely.models._logarithms import safe_log
 from likely.models._loglinear import Features
-from likely.models.crowd.kernels import safe_log
 from likely.models.markov import kernels
 from likely.models.markov._emission import Steps
 from likely.models.markov._packing import Packing

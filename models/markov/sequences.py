@@ -14,7 +14,7 @@ from torch import Tensor
 
 from likely.envs import DataError
 from likely.models._data import as_floating, as_tensor
-from likely.models.crowd._ids import distinct, encode, read_frame
+from likely.models._ids import distinct, encode, read_frame
 from likely.models.markov._emission import Steps
 from likely.models.markov._packing import Packing
 

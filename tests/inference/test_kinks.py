@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from scipy.optimize import linprog
 
 from likely.inference import MAP, MLE
@@ -169,3 +170,33 @@ def test_a_hessian_is_blind_on_kinks_and_on_what_does_not_matter() -> None:
     kinked = torch.diag(torch.tensor([0.0, 2.0, 1.0]))
     assert lies_on_kinks(function, x, kinked)
     assert not lies_on_kinks(function, x + 1.0, kinked)
+
+
+def test_a_prior_that_is_weighed_or_masked_has_kinks_of_that_weight() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    noise = torch.randn(40, generator=generator, dtype=torch.float64)
+    y = x @ torch.tensor([1.0, 0.3, 0.0, 0.1], dtype=torch.float64) + noise
+
+    def lasso(rate: Any, weight: Any = 1.0, mask: Any = True) -> None:
+        with poutine.scale(scale=weight), poutine.mask(mask=mask), pyro.plate("feature", 4):
+            coefficients = pyro.sample("coefficients", dist.Laplace(0.0, 1.0 / rate))
+        with pyro.plate("point", 40):
+            pyro.sample("y", dist.Normal(x @ coefficients, 1.0), obs=y)
+
+    def mode(*args: Any, **kwargs: Any) -> torch.Tensor:
+        fit = MAP().fit(lasso, *args, **kwargs)
+        assert fit.converged
+        return fit.params["coefficients"]
+
+    rates = torch.tensor([2.0, 5.0, 30.0, 9.0], dtype=torch.float64)
+    assert bool((mode(rates) == 0).any())
+    torch.testing.assert_close(mode(4 * rates, 0.25), mode(rates), rtol=0, atol=1e-9)
+    torch.testing.assert_close(mode(torch.ones(4), rates), mode(rates), rtol=0, atol=1e-9)
+    # Without its prior the mode is that of least squares.
+    free = torch.linalg.lstsq(x, y[:, None]).solution[:, 0]
+    torch.testing.assert_close(mode(rates, mask=False), free, rtol=0, atol=1e-7)
+    kept = torch.tensor([True, False, True, False])
+    masked = mode(rates, mask=kept)
+    slope = x.T @ (y - x @ masked)
+    torch.testing.assert_close(slope[~kept], torch.zeros(2, dtype=slope.dtype), rtol=0, atol=1e-6)

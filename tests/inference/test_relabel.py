@@ -290,6 +290,8 @@ def test_a_parameter_without_a_prior_holds_the_labels(x: torch.Tensor) -> None:
 
     program.exchangeable, program.dims = ("bell",), {"loc": ("bell",)}  # type: ignore[attr-defined]
     assert exchangeable_axes(Program(program, x)) == {}
+    with pytest.raises(FitError, match="has a parameter without a prior, which holds the labels"):
+        MLE().fit(program, x).relabelled()
 
 
 def test_what_a_program_may_declare(x: torch.Tensor, em: Fit) -> None:
@@ -318,5 +320,11 @@ def test_references_that_are_none(em: Fit) -> None:
         em.relabelled({"loc": ["a", "b"]})
     with pytest.raises(FitError, match="none of the sites"):
         em.relabelled({"locs": [1, 2]})
+    wanted = torch.tensor([1.0, 2.0], requires_grad=True)
+    torch.testing.assert_close(
+        em.relabelled({"loc": wanted}).params, em.relabelled({"loc": [1.0, 2.0]}).params
+    )
+    with pytest.raises(FitError, match="fit must be a Fit, got int"):
+        relabel(3)  # type: ignore[arg-type]
     with pytest.raises(FitError, match=r"relabel\(\) needs the program"):
         replace(em, program=None).relabelled()

@@ -367,3 +367,12 @@ def test_rows_are_gathered_only_when_needed() -> None:
     assert plate_rows(None, 4, cpu) == slice(None)
     for index in (torch.tensor([1, 0, 2, 3]), torch.tensor([0, 1])):
         assert plate_rows(index, 4, cpu) is index
+
+
+def test_what_lies_under_a_mask_is_no_data() -> None:
+    masked = np.ma.masked_array([1, 7, 3], [False, True, False])
+    found = as_tensor(masked, "y")
+    assert found.isnan().tolist() == [False, True, False]
+    assert as_tensor(np.ma.masked_array([1, 7, 3]), "y").tolist() == [1, 7, 3]
+    with pytest.raises(DataError, match="y must be finite: 1 of 3"):
+        PoissonModel()(masked)

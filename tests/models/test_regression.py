@@ -366,3 +366,28 @@ def test_wrong_options_are_refused(program: Any, options: dict[str, Any], messag
 def test_noise_prior_is_checked() -> None:
     with pytest.raises(DataError, match="scale_scale must be a positive finite number, got -1"):
         LinearRegression(scale_scale=-1)
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e6, 1e8])
+def test_least_squares_do_not_feel_where_covariates_lie(offset: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Multiples of 2^-20 keep their differences when the offset is added.
+    x = (torch.randn(50, 2, generator=generator, dtype=torch.float64) * 2**20).round() / 2**20
+    y = x @ torch.tensor([1.0, -2.0]).double() + torch.randn(50, generator=generator).double()
+    near, far = (MLE().fit(LinearRegression(), at, y) for at in (x, x + offset))
+    # The predictor is a difference of numbers near the offset, known to their last digits.
+    slack = 1e-8 + 50 * offset * torch.finfo(torch.float64).eps
+    torch.testing.assert_close(
+        far.params["coefficients"], near.params["coefficients"], rtol=0.0, atol=slack
+    )
+    assert far.log_likelihood == pytest.approx(near.log_likelihood, abs=50 * slack)
+
+
+def test_start_serves_covariates_of_any_units() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    y = torch.randn(50, generator=generator).double() + x.sum(-1)
+    units = torch.tensor([1e8, 1e-8]).double()
+    near, far = (LinearRegression().initial(at, y) for at in (x, x * units))
+    torch.testing.assert_close(far["coefficients"] * units, near["coefficients"])
+    torch.testing.assert_close(far["intercept"], near["intercept"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -155,3 +156,8 @@ def test_what_cannot_be_compared(models: dict[int, list[Fit]], data: Any) -> Non
         plot_criteria({2: point}, criterion="dic")
     with pytest.raises(FitError, match="table has neither 'bic' nor 'elpd_loo'"):
         plot_criteria(criteria({2: point})[["aic"]])
+    nothing = pd.DataFrame({"bic": [np.nan, np.nan]})
+    with pytest.raises(FitError, match="table has neither 'bic' nor 'elpd_loo'"):
+        plot_criteria(nothing)
+    with pytest.raises(FitError, match="without its standard error 'se'"):
+        plot_criteria(pd.DataFrame({"elpd_loo": [1.0]}))

@@ -250,3 +250,45 @@ def test_responsibilities_of_every_observation(plane: Fit) -> None:
 
     with pytest.raises(FitError, match="no discrete latent"):
         plot_responsibilities(MAP().fit(coin, torch.tensor(1.0)))
+
+
+def test_missing_values_leave_out_what_cannot_be_placed() -> None:
+    x = clouds(3)
+    x[::5, 0] = torch.nan
+    x[1::5, 1] = torch.nan
+    fit = EM(max_iter=300).fit(GaussianMixture(2), x)
+    figure = plot_mixture(fit)
+    shown = [len(ax.collections[0].get_offsets()) for ax in figure.axes]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    assert shown == [int(torch.isfinite(x[:, list(pair)]).all(1).sum()) for pair in pairs]
+    assert shown[0] < shown[1] == shown[2] < len(x)
+    # Colours stay with their points.
+    colours = np.asarray(figure.axes[0].collections[0].get_facecolors())  # type: ignore[attr-defined]
+    best = fit.latent("component").argmax(1)[torch.isfinite(x[:, :2]).all(1)].numpy()
+    blue = colours[:, 2] > colours[:, 0]
+    assert (blue == (best == 0)).mean() > 0.95
+    ax = plot_mixture(fit, features=[0]).axes[0]
+    assert bool(np.isfinite(ax.get_ylim()).all())
+    with pytest.raises(FitError, match="data must be finite"):
+        plot_mixture(fit, x + 1)
+
+
+def test_arguments_of_other_types(plane: Fit, line: Fit) -> None:
+    bad: Any
+    for bad in (1.5, True, None):
+        with pytest.raises(FitError, match="features: there is no"):
+            plot_mixture(plane, features=[bad])
+    for bad in (1.5, True):
+        with pytest.raises(FitError, match="features: there is no"):
+            plot_mixture(plane, features=bad)
+    plot_mixture(plane, features=np.int64(1))  # type: ignore[arg-type]
+    with pytest.raises(FitError, match="locs must be the name of a site, got None"):
+        plot_mixture(plane, locs=None)  # type: ignore[arg-type]
+    for bad in (3, "a"):
+        with pytest.raises(FitError, match="axes must be matplotlib's Axes, got"):
+            plot_mixture(plane, axes=bad)
+        with pytest.raises(FitError, match="axes must be matplotlib's Axes, got"):
+            plot_responsibilities(plane, ax=bad)
+    with pytest.raises(FitError, match="covariances must be symmetric"):
+        plot_mixture(plane, covariances="locs")
+    plot_mixture(line, clouds(1).requires_grad_(), locs="loc", scales="scale")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from likely.inference import EM, MLE, Fit, FitError, Step
+from likely.inference import EM, MLE, SVI, ConvergenceWarning, Fit, FitError, Step
 from likely.inference.diagnostics import ParameterPath, animate_em, plot_em_path, plot_em_steps
 from likely.models import GaussianMixture
 
@@ -134,7 +134,7 @@ def test_paths_that_cannot_be_drawn(run: tuple[ParameterPath, Fit], points: torc
         plot_em_path(path, fit, truth={"loc": 1})
     with pytest.raises(FitError, match=r"truth of site 'weights' must have shape \(2,\), got \(\)"):
         plot_em_path(path, fit, truth={"weights": 1})
-    with pytest.raises(FitError, match="truth of site 'weights' is no array"):
+    with pytest.raises(FitError, match="truth of site 'weights' must be an array of numbers"):
         plot_em_path(path, fit, truth={"weights": "a"})
     for iterations, message in (([], "iterations is empty"), ([10_000], "no iteration 10000")):
         with pytest.raises(FitError, match=message):
@@ -202,3 +202,71 @@ def test_animations_that_cannot_be_written(run: tuple[ParameterPath, Fit], tmp_p
         with pytest.raises(FitError, match="frames_per_second must be a positive integer"):
             animate_em(path, fit, tmp_path / "em.gif", frames_per_second=bad)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_path_is_that_of_the_restart_that_was_kept() -> None:
+    def unbounded(x: torch.Tensor) -> None:
+        with pyro.plate("bell", 2):
+            loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+            scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("point", len(x)):
+            z = pyro.sample("z", dist.Categorical(torch.ones(2) / 2))
+            pyro.sample("x", dist.Normal(loc[z], scale[z]), obs=x)
+
+    path = ParameterPath()
+    x = torch.tensor([0.0, 0.1, 0.2, 0.1, 5.0], dtype=torch.float64)
+    fit = EM(restarts=6, callback=path, seed=3).fit(unbounded, x)
+    # Starts that shrink onto a point rise higher and fail.
+    assert max(run[-1][1] for run in path._runs.values()) > 100 > fit.log_likelihood
+    np.testing.assert_array_equal(path.objective, fit.history["objective"])
+    # Without restart 0, as where that fails at once, another fit is another path all the same.
+    path(Step(0, -50.0, 1, lambda: {"a": torch.zeros(())}))
+    assert path.objective.tolist() == [-50.0]
+
+
+def test_a_guide_without_a_median_leaves_no_path(points: torch.Tensor) -> None:
+    def level(x: torch.Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        with pyro.plate("point", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x[:, 0])
+
+    def guide(x: torch.Tensor) -> None:
+        pyro.sample("loc", dist.Normal(pyro.param("m", torch.tensor(0.0)), 0.1))
+
+    path = ParameterPath()
+    with pytest.warns(ConvergenceWarning):
+        fit = SVI(guide=guide, max_iter=3, draws=2, callback=path).fit(level, points)
+    with pytest.raises(FitError, match="no median to record"):
+        plot_em_path(path, fit)
+
+
+def test_arguments_of_other_types(run: tuple[ParameterPath, Fit], tmp_path: Path) -> None:
+    path, fit = run
+    bad: Any
+    for bad in (1.5, 0, -1, "a", None, True):
+        with pytest.raises(FitError, match="columns must be a positive integer, got"):
+            plot_em_steps(path, fit, columns=bad)
+        with pytest.raises(FitError, match="dpi must be a positive integer, got"):
+            animate_em(path, fit, tmp_path / "em.gif", dpi=bad)
+    for bad in (1, "ab", [1.5], [None]):
+        with pytest.raises(FitError, match="iterations must be a sequence of integers, got"):
+            plot_em_steps(path, fit, iterations=bad)
+    with pytest.raises(FitError, match="sites must be a name or several, got 3"):
+        plot_em_path(path, fit, sites=3)  # type: ignore[arg-type]
+    for bad in (3, None):
+        with pytest.raises(FitError, match="file must be a path"):
+            animate_em(path, fit, bad)
+    with pytest.raises(FitError, match="truth must be a mapping of site to value, got int"):
+        plot_em_path(path, fit, truth=3)  # type: ignore[arg-type]
+    with pytest.raises(FitError, match="axes must be matplotlib's Axes, got int"):
+        plot_em_path(path, fit, axes=3)  # type: ignore[arg-type]
+    (tmp_path / "folder.gif").mkdir()
+    with pytest.raises(FitError, match="there is a folder of that name"):
+        animate_em(path, fit, tmp_path / "folder.gif")
+    with pytest.raises(FitError, match="of at most 50, got 51"):
+        animate_em(path, fit, tmp_path / "em.gif", frames_per_second=51)
+    assert not plt.get_fignums()
+    # NumPy's integers and tensors that want a gradient are as good as others.
+    truth = {"weights": torch.tensor([0.5, 0.5], requires_grad=True)}
+    plot_em_path(path, fit, sites=["weights"], truth=truth)
+    plot_em_steps(path, fit, iterations=np.array([0, 1]), columns=np.int64(2))  # type: ignore[arg-type]

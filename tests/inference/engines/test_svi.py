@@ -125,6 +125,27 @@ def test_a_bad_guide_has_a_large_khat():
     assert fit.diagnostics["khat"] > KHAT_LIMIT == 0.7
 
 
+def test_a_point_is_no_posterior_and_its_khat_says_so():
+    def coin(heads):
+        p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        with pyro.plate("toss", len(heads)):
+            pyro.sample("heads", dist.Bernoulli(p), obs=heads)
+
+    fit = SVI(guide="delta", max_iter=500, draws=50).fit(coin, torch.tensor([1.0, 1.0, 0.0]))
+    assert fit.diagnostics["khat"] == math.inf
+
+
+@pytest.mark.parametrize("guide", ["normal", "multivariate", "lowrank", "flow", "delta"])
+def test_every_guide_takes_a_program_of_parameters_alone(guide):
+    def level(x):
+        loc = pyro.param("loc", torch.tensor(0.0))
+        with pyro.plate("point", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    fit = SVI(guide=guide, max_iter=500, draws=10).fit(level, Y)
+    assert float(fit.params["loc"]) == pytest.approx(float(Y.mean()), abs=1e-3)
+
+
 # -- guides that do not fit ------------------------------------------------------------------
 
 

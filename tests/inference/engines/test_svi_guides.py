@@ -361,3 +361,22 @@ def test_a_guide_that_fails_says_so():
 
     with pytest.raises(ProgramError, match="the guide failed: The size of tensor"):
         SVI(guide=guide, max_iter=5).fit(centred, X)
+
+
+@pytest.mark.parametrize(("centre", "spread"), [(3.0, 0.1), (0.5, 0.3)])
+def test_a_guide_outside_the_support_is_refused(centre, spread):
+    def coin(heads):
+        p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        with pyro.plate("toss", len(heads)):
+            pyro.sample("heads", dist.Bernoulli(p), obs=heads)
+
+    def outside(heads):
+        pyro.sample("p", dist.Normal(pyro.param("loc", torch.tensor(centre)), spread))
+
+    with pytest.raises(ProgramError, match="draws site 'p' outside its support"):
+        SVI(guide=outside, max_iter=2, draws=500).fit(coin, torch.tensor([1.0, 0.0]))
+
+
+def test_what_has_no_trained_guide():
+    with pytest.raises(FitError, match="fit must be a Fit, got int"):
+        trained_guide(3)

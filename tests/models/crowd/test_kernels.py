@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from likely.models.crowd.kernels import LabelCounts, label_log_density, safe_log
+from likely.models._logarithms import safe_log
+from likely.models.crowd.kernels import LabelCounts, label_log_density
 
 TASKS, ANNOTATORS, LABELS, CLASSES = 9, 4, 3, 2
 N = 40

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hmmlearn.hmm import CategoricalHMM, GaussianHMM, PoissonHMM
+from statsmodels.datasets import nile
 
 from likely.envs import DataError
 from likely.inference import EM, MAP, MLE, BoundaryWarning, Fit
 from likely.models import GaussianMixture, HiddenMarkovModel, Sequences
+from likely.models.markov import kernels
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::likely.inference.errors.ConvergenceWarning",
@@ -120,21 +120,24 @@ def test_the_optimum_is_that_of_gradients_and_has_standard_errors():
     assert bool((free >= 0.95 * by_gradient.params["scales"] / counts.sqrt()).all())
 
 
-def test_the_earthquakes_of_zucchini_and_macdonald():
-    table = Path(__file__).parents[3] / "examples" / "data" / "earthquakes.csv"
-    counts = Sequences.from_frame(pd.read_csv(table), columns="count")
-    # Their table 3.1: minus the maximised log-likelihood, and the rates.
-    published = {
-        1: (391.9189, [19.36]),
-        2: (341.8787, [15.42, 26.02]),
-        3: (328.5275, [13.13, 19.71, 29.71]),
-    }
-    for k, (minimum, rates) in published.items():
-        program = HiddenMarkovModel(k, "poisson")
-        fit = EM(restarts=2, tol=1e-11, max_iter=1000).fit(program, counts)
-        assert -fit.log_likelihood == pytest.approx(minimum, abs=1e-4)
-        found = fit.params["rates"].flatten().sort().values
-        assert found.tolist() == pytest.approx(rates, abs=0.01)
+def test_the_nile_dropped_in_1898():
+    frame = nile.load_pandas().data
+    flow = Sequences.from_frame(frame, columns="volume")
+    engine = EM(restarts=2, tol=1e-11, max_iter=1000)
+    # One state is a Gaussian sample.
+    alone = engine.fit(HiddenMarkovModel(1), flow).log_likelihood
+    assert alone == pytest.approx(-50 * (np.log(2 * np.pi * frame["volume"].var(ddof=0)) + 1))
+    program = HiddenMarkovModel(2)
+    fit = engine.fit(program, flow)
+    peer = GaussianHMM(2, n_iter=1000, tol=1e-11, covars_prior=0.0, covars_weight=0, random_state=0)
+    peer.fit(flow.x.numpy())
+    assert fit.log_likelihood == pytest.approx(peer.score(flow.x.numpy()), rel=1e-6)
+    # Cobb 1978, "The problem of the Nile": the change came after 1898.
+    path = program.viterbi(fit.params, flow)[0]
+    (last,) = (path.diff() != 0).nonzero().flatten().tolist()
+    assert frame["year"][last] == 1898
+    before, after = (fit.params["locs"][path[at], 0] for at in (0, -1))
+    assert float(before - after) == pytest.approx(250, abs=25)
 
 
 def aligned(found, truth, name):
@@ -159,6 +162,20 @@ def test_a_known_chain_is_found(name):
         if site in truth and site != "correlation_cholesky":
             scale = truth[site].abs().clamp_min(1.0)
             assert bool(((found[site][order] - truth[site]).abs() <= 0.25 * scale).all())
+
+
+def test_an_iteration_costs_one_pass_over_the_data(monkeypatch):
+    program, sequences = data("full")
+    calls = []
+    smoother = kernels._smoother
+    monkeypatch.setattr(
+        kernels, "_smoother", lambda *a, **k: calls.append("pass") or smoother(*a, **k)
+    )
+    monkeypatch.setattr(HiddenMarkovModel, "initial", lambda *a, **k: calls.append("hook"))
+    # With every unknown given, nothing else looks at the data, but for reading the program.
+    EM(init=start("full", sequences), max_iter=3).fit(program, sequences)
+    assert calls.count("hook") == 0
+    assert calls.count("pass") == 4
 
 
 def test_zero_cells_stay_zero():

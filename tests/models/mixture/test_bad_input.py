@@ -255,3 +255,51 @@ def test_a_good_fit_warns_about_nothing(faithful: torch.Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         EM().fit(GaussianMixture(2), faithful)
+
+
+PREDICT = ["responsibilities", "score_samples"]
+
+
+@pytest.mark.parametrize("method", PREDICT)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scales": None}, "params must hold 'scales', got"),
+        ({"locs": None}, "params must map the sites of the program to values"),
+        ({"rates": torch.ones(2)}, "params holds 'rates', which the program does not have"),
+        ({"weights": torch.ones(3) / 3}, r"'weights'. must have shape \(2,\), got \(3,\)"),
+        ({"locs": torch.zeros(1, 1, 2, 2)}, r"'locs'. must have shape \(2, 2\)"),
+    ],
+)
+def test_predictions_with_wrong_values_are_refused(
+    method: str, change: dict[str, Any], message: str, faithful: torch.Tensor
+) -> None:
+    program = GaussianMixture(2)
+    params = {**program.initial(faithful), **change}
+    params = {name: value for name, value in params.items() if value is not None}
+    with pytest.raises(DataError, match=message):
+        getattr(program, method)(params, faithful)
+    with pytest.raises(DataError, match=message):
+        program.sample(params, 3)
+
+
+@pytest.mark.parametrize("method", PREDICT)
+def test_values_of_another_covariance_are_refused(method: str, faithful: torch.Tensor) -> None:
+    params = GaussianMixture(2).initial(faithful)
+    with pytest.raises(DataError, match="'correlation_cholesky', which the program does not have"):
+        getattr(GaussianMixture(2, "diag"), method)(params, faithful)
+
+
+@pytest.mark.parametrize("method", PREDICT)
+def test_predictions_take_arrays_and_do_not_depend_on_other_rows(
+    method: str, faithful: torch.Tensor
+) -> None:
+    program = GaussianMixture(2)
+    params = program.initial(faithful)
+    expected = getattr(program, method)(params, faithful)
+    arrays = {name: value.numpy() for name, value in params.items()}
+    torch.testing.assert_close(getattr(program, method)(arrays, faithful), expected)
+    far = torch.cat([faithful, torch.full((1, 2), 1e12, dtype=torch.float64)])
+    found = getattr(program, method)(params, far)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found[:-1], expected, rtol=1e-12, atol=0.0)

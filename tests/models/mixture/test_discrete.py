@@ -250,3 +250,17 @@ def test_a_feature_that_one_component_never_has() -> None:
     assert fit.log_likelihood == pytest.approx(20 * math.log(2 / 3) + 10 * math.log(1 / 3))
     impossible = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
     assert float(program.score_samples(fit.params, impossible)[0]) == -math.inf
+
+
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
+@pytest.mark.parametrize("engine", [EM(), EM(hard=True), MLE()], ids=["em", "em-hard", "mle"])
+def test_counts_that_are_never_above_zero_have_rate_zero(engine: Any) -> None:
+    x = torch.tensor([[3, 9, 0, 0], [4, 8, 0, 0], [9, 1, 5, 0], [8, 2, 6, 0]] * 10)
+    fit = engine.fit(Mixture(2, "poisson"), x)
+    order = fit.params["rates"][:, 0].argsort()
+    expected = torch.tensor([[3.5, 8.5, 0.0, 0.0], [8.5, 1.5, 5.5, 0.0]], dtype=torch.float64)
+    found = fit.params["rates"][order]
+    # The groups are 1e-3 and less unsure of a row.
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.02)
+    assert (found[expected == 0] == 0).all()
+    assert np.isfinite(fit.log_likelihood)

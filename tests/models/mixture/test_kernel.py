@@ -78,6 +78,25 @@ def test_value_and_gradient(hard: bool, cotangent: str) -> None:
 
 
 @pytest.mark.usefixtures("blocked")
+@pytest.mark.parametrize("hard", [False, True])
+def test_many_gradients_at_once(hard: bool) -> None:
+    """Autograd's own batches of directions, and those of `torch.func.vmap`."""
+    x, log_weights, natural, features = problem()
+    leaves = [log_weights.requires_grad_(True), natural.requires_grad_(True)]
+    found = evidence(x, log_weights, natural, features, hard)
+    directions = torch.eye(20, dtype=torch.float64)[:4]
+    directions[3] = 1.0
+    rows = [torch.autograd.grad(found, leaves, d, retain_graph=True) for d in directions]
+    expected = [torch.stack(parts) for parts in zip(*rows, strict=True)]
+    batched = torch.autograd.grad(
+        found, leaves, directions, retain_graph=True, is_grads_batched=True
+    )
+    close(list(batched), expected)
+    mapped = torch.func.vmap(lambda d: torch.autograd.grad(found, leaves, d, retain_graph=True))
+    close(list(mapped(directions)), expected)
+
+
+@pytest.mark.usefixtures("blocked")
 def test_one_row_and_one_component() -> None:
     for n, k in ((1, 3), (20, 1), (1, 1)):
         x, log_weights, natural, features = problem(n=n, k=k)

@@ -97,3 +97,22 @@ def test_a_row_of_weight_zero_may_be_impossible() -> None:
     fit = EM(init=start).fit(Mixture(2, "bernoulli"), x, weights=weights)
     assert torch.equal(fit.params["probabilities"][:, 0], torch.zeros(2, dtype=torch.float64))
     assert fit.log_likelihood == pytest.approx(20 * float(torch.tensor(0.5).double().log()))
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("gaps", [False, True])
+def test_a_wild_row_of_weight_zero_changes_nothing(
+    covariance: str, gaps: bool, faithful: torch.Tensor
+) -> None:
+    x = faithful.clone()
+    if gaps:
+        x[::7, 0] = torch.nan
+    wild = torch.cat([x, torch.full((1, 2), 1e15, dtype=x.dtype)])
+    weights = torch.ones(len(wild), dtype=x.dtype)
+    weights[-1] = 0.0
+    program = GaussianMixture(2, covariance)
+    # The wild row is the last one: the draws of the start are the same.
+    found, expected = EM().fit(program, wild, weights=weights), EM().fit(program, x)
+    assert found.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-10)
+    for name, value in expected.params.items():
+        torch.testing.assert_close(found.params[name], value, rtol=1e-7, atol=1e-7)
