@@ -34,6 +34,10 @@ class FlatDirectionError(InferenceError, ArithmeticError):
     """The curvature at a mode is not positive definite: a direction is flat or curves upwards."""
 
 
+class DistributedError(InferenceError, ConnectionError):
+    """A process that shares a fit with others has ended, failed or does not answer."""
+
+
 class ConvergenceWarning(UserWarning):
     """A fit stopped before it converged, or its diagnostics say it should not be trusted."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -22,6 +24,7 @@ def has_loader(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
 def parts_of(program: Program) -> Iterator[Program]:
     """A program bound to one part of its data after the other: to all of them but for a stream."""
     if isinstance(program, Streamed):
+        program.require_all_here()
         yield from (part for part, _ in program.parts())
     else:
         yield program
@@ -47,6 +50,9 @@ class Streamed(Program):
         If there is more than one loader, it is given by keyword or brings nothing, or an unknown
         has a value for each observation.
     """
+
+    brings: ClassVar[str] = "a DataLoader"
+    mend: ClassVar[str] = ""
 
     def _set_up(
         self,
@@ -78,19 +84,22 @@ class Streamed(Program):
         self._check_and_forget(rows)
         self.head = self.rebind(*filled, **named)
 
-    def _check_and_forget(self, rows: int) -> None:
-        """Refuse what belongs to single observations, and let go of the first batch's."""
+    def _check_and_forget(self, rows: int | None) -> None:
+        """Refuse what belongs to single observations, and let go of the first batch's.
+
+        Where the number of ``rows`` is not known, all plates around data count as theirs.
+        """
         plates = {
             name
             for site in self.sites.observed.values()
             for name in site.dims
-            if name is not None and self.sites.plates[name].size == rows
+            if name is not None and rows in (None, self.sites.plates[name].size)
         }
         for name, unknown in self.sites.unknowns.items():
             if plates & set(unknown.dims):
                 raise ProgramError(
-                    f"site '{name}' has a value for each observation, and a DataLoader brings "
-                    "others with every batch; give the data as tensors, or sum the site out"
+                    f"site '{name}' has a value for each observation, and {self.brings} brings "
+                    "others with every batch; give all data at once, or sum the site out"
                 )
         for name, site in self.sites.observed.items():
             self.sites.observed[name] = replace(site, value=None)
@@ -153,9 +162,20 @@ class Streamed(Program):
     def run(self, *args: Any, **kwargs: Any) -> Run:
         """Refused: there is no one run over data that come in batches."""
         raise FitError(
-            "a fit from a DataLoader keeps no observations, and this needs them: fit the data as "
-            "tensors, or give new data to fit.predict"
+            f"a fit from {self.brings} keeps no observations, and this needs them: fit all data at "
+            "once, or give new data to fit.predict" + self.mend
         )
+
+    def require_all_here(self) -> None:
+        """Raise a `FitError` if other processes hold a part of the data."""
+
+
+def rows_of(batch: Any) -> int | None:
+    """Observations in a batch: the length of its first tensor, if it has one."""
+    items = list(batch.values()) if isinstance(batch, Mapping) else batch
+    items = items if isinstance(items, list | tuple) else [items]
+    sized = (torch.Tensor, np.ndarray, pd.DataFrame, pd.Series)
+    return next((len(item) for item in items if isinstance(item, sized) and item.ndim), None)
 
 
 def _first_tensor(batch: Any) -> torch.Tensor:

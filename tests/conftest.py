@@ -25,6 +25,8 @@ from pyro.ops.indexing import Vindex
 
 from likely.inference import EM, MAP, MLE, NUTS, SVI, Fit, Laplace
 from likely.models import (
+    GLAD,
+    MACE,
     Annotations,
     BernoulliModel,
     CategoricalModel,
@@ -32,6 +34,7 @@ from likely.models import (
     GaussianMixture,
     GaussianModel,
     HiddenMarkovModel,
+    HierarchicalDawidSkene,
     LinearRegression,
     LogisticRegression,
     Mixture,
@@ -493,6 +496,62 @@ CONFIGS = [
         plate="task",
         latents=True,
         options={"nuts": {"jit": True, "draws": 150}},
+    ),
+    Config(
+        name="mace",
+        program=MACE(3),
+        truth={
+            "prevalence": [0.3, 0.3, 0.4],
+            "competence": [0.6, 0.75, 0.5, 0.7, 0.65],
+            "spam": [
+                [0.2, 0.3, 0.5],
+                [0.4, 0.3, 0.3],
+                [0.5, 0.2, 0.3],
+                [0.3, 0.4, 0.3],
+                [0.35, 0.4, 0.25],
+            ],
+        },
+        design=crowd(160, 5, 3),
+        bind=lambda labels, annotations: (annotations.with_labels(labels),),
+        plate="task",
+        latents=True,
+        options=TRACED_SHORT,
+    ),
+    Config(
+        name="glad",
+        program=GLAD(2, ability_prior=(1.5, 0.5), easiness_prior=(0.0, 0.3)),
+        truth={
+            "ability": [1.2, 2.0, 0.9, 1.6, 1.4],
+            "easiness": [0.8, 1.0, 1.3, 0.9, 1.1, 0.7] * 3,
+        },
+        design=crowd(18, 5, 2),
+        bind=lambda labels, annotations: (annotations.with_labels(labels),),
+        latents=True,
+        # Twice the abilities and half the easiness are the same likelihood.
+        unfit=frozenset({"mle", "em"}),
+        options=TRACED_SHORT,
+    ),
+    Config(
+        name="hierarchical-dawid-skene",
+        program=HierarchicalDawidSkene(2, spread_prior=0.5),
+        truth={
+            "prevalence": [0.4, 0.6],
+            "population": [[0.85, 0.15], [0.2, 0.8]],
+            "spread": [0.5, 0.4],
+            "deviation": [
+                [[0.4, -0.3], [-0.5, 0.2]],
+                [[-0.6, 0.5], [0.3, -0.2]],
+                [[0.2, 0.3], [0.6, 0.1]],
+                [[-0.1, -0.4], [-0.3, 0.4]],
+            ],
+        },
+        design=crowd(120, 4, 2),
+        bind=lambda labels, annotations: (annotations.with_labels(labels),),
+        plate="task",
+        latents=True,
+        # Any population gives the same tables with other deviations.
+        unfit=frozenset({"mle", "em"}),
+        options=TRACED_SHORT,
     ),
     Config(
         name="hidden-markov",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from likely.envs import DataError
 from likely.inference.cli.errors import BadInputError
 from likely.models.crowd import Annotations
+from likely.models.crowd.files import read_csv, read_parquet
 
 _PARQUET = (".parquet", ".pq")
 
@@ -42,7 +43,7 @@ def read_labels(
         As `Annotations.from_csv`.
     """
     if _is_parquet(path):
-        options = {"classes": list(classes)} if classes else {}
+        options: dict[str, Any] = {"classes": list(classes)} if classes else {}
         return Annotations.from_parquet(path, *columns, truth=truth, **options)
     return Annotations.from_csv(path, *columns, truth=truth, classes=list(classes) or None)
 
@@ -56,7 +57,6 @@ def read_gold(path: Path, columns: tuple[str, str]) -> dict[str, str]:
         If the file cannot be read, or gives a task two classes.
     """
     task, label = columns
-    # A file of labels with one annotator: the same columns, checks and messages.
     frame = _frame(path, [task, label]).dropna().astype(str).drop_duplicates()
     twice = frame[task].duplicated()
     if twice.any():
@@ -135,18 +135,7 @@ def engine_options(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def column_names(path: Path) -> list[str]:
-    """Names of a file's columns."""
-    if _is_parquet(path):
-        import pyarrow.dataset as ds
-
-        return list(ds.dataset(path, format="parquet").schema.names)
-    return [str(name) for name in pd.read_csv(path, nrows=0, sep=None, engine="python").columns]
-
-
 def _frame(path: Path, columns: list[str]) -> pd.DataFrame:
-    from likely.models.crowd._files import read_csv, read_parquet
-
     return read_parquet(path, columns) if _is_parquet(path) else read_csv(path, columns)
 
 

@@ -68,8 +68,9 @@ def plot_intervals(
     for number, (ax, column) in enumerate(zip(own, chosen, strict=True)):
         values = shown[column].to_numpy(dtype=float)
         if {f"{column}_lower", f"{column}_upper"} <= set(shown.columns):
-            ends = [shown[f"{column}_{end}"].to_numpy(dtype=float) for end in ("lower", "upper")]
-            ax.hlines(height, *ends, color=colour(number), lw=2.0, alpha=0.6)
+            lower = shown[f"{column}_lower"].to_numpy(dtype=float)
+            upper = shown[f"{column}_upper"].to_numpy(dtype=float)
+            ax.hlines(height, lower, upper, color=colour(number), lw=2.0, alpha=0.6)
         ax.plot(values, height, "o", color=colour(number), ms=4)
         named = number == 0 or axes is not None
         ax.set_yticks(height, [str(name) for name in shown.index] if named else [])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from likely.inference.diagnostics.dimensions import Dimensions, safe_name
 from likely.inference.diagnostics.groups import as_numpy
-from likely.inference.diagnostics.style import WIDTH, bare, colour, panels
+from likely.inference.diagnostics.style import COLOURS, WIDTH, bare, colour, panels
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 
@@ -93,16 +93,17 @@ def plot_latent(
     order = np.argsort(best, kind="stable")[:most]
     size = (WIDTH, max(2.6, _ROW * len(order) + _PANEL))
     figure, (left, right) = panels(2, axes, columns=2, size=size)
-    left.hist(best, bins=np.linspace(1 / table.shape[1], 1, _BINS + 1), color=colour(0))
+    left.hist(best, bins=np.linspace(1 / table.shape[1], 1, _BINS + 1).tolist(), color=colour(0))
     left.set_xlabel("probability of the most probable value")
     left.set_ylabel(f"number of {array.dims[0]}s")
     left.set_title(f"{latent}: {len(table)} {array.dims[0]}s", loc="left")
     base = np.zeros(len(order))
     height = np.arange(len(order))
     labels = [str(label) for label in array.indexes[array.dims[1]]]
+    shades = _shades(len(labels))
     for number, label in enumerate(labels):
         part = table[order, number]
-        right.barh(height, part, left=base, height=0.8, color=colour(number), label=label)
+        right.barh(height, part, left=base, height=0.8, color=shades[number], label=label)
         base = base + part
     names = array.indexes[array.dims[0]]
     right.set_yticks(height, [str(names[i]) for i in order])
@@ -120,3 +121,12 @@ def plot_latent(
     for ax in (left, right):
         bare(ax)
     return figure
+
+
+def _shades(count: int) -> list[Any]:
+    """Colours that differ, the house's own if there are enough."""
+    if count <= len(COLOURS):
+        return list(COLOURS)
+    from matplotlib import colormaps
+
+    return [colormaps["turbo"](x) for x in np.linspace(0.05, 0.95, count)]

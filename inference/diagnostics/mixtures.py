@@ -280,7 +280,8 @@ def choose_features(names: Sequence[str], features: Sequence[Any] | None) -> lis
         return [[0]] if len(names) == 1 else [list(p) for p in combinations(range(len(names)), 2)]
     several = isinstance(features, Iterable) and not isinstance(features, str)
     found = []
-    for feature in list(features) if several else [features]:
+    given: list[Any] = list(features) if several else [features]
+    for feature in given:
         if isinstance(feature, str) and feature in names:
             found.append(names.index(feature))
         elif is_int(feature) and 0 <= feature < len(names):

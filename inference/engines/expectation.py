@@ -257,9 +257,7 @@ def find_tables(
         # Half way to the new table, so that no cell falls to zero in the test.
         moved = 0.5 * table + 0.5 * normalise(counts, table, None)
         change = torch.where(counts > 0, counts * (moved.log() - table.log()), 0.0).sum()
-        there = _expected_at(
-            program, {**values, name: moved}, found, with_prior, candidates
-        )
+        there = _expected_at(program, {**values, name: moved}, found, with_prior, candidates)
         error = abs(float(there - base - change))
         if error <= 1e-7 * max(1.0, abs(float(base)), float(counts.sum())):
             tables.add(name)

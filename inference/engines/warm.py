@@ -113,15 +113,14 @@ def _axes_of_program(program: Program) -> dict[str, list[Axis]]:
     if isinstance(program, Streamed) or program.hook("coords") is None:
         return {}
     names = Dimensions(program)
-    found = {}
+    found: dict[str, list[Axis]] = {}
     for name, unknown in program.sites.unknowns.items():
         dims = names.of(name, unknown.shape, unknown.dims)
-        found[name] = [
-            (dim, _index(names.labels(dim, length, name)))
-            if names.renamed.get(dim, dim) in names.hook_coords
-            else (dim, None)
-            for dim, length in zip(dims, unknown.shape, strict=True)
-        ]
+        found[name] = []
+        for dim, length in zip(dims, unknown.shape, strict=True):
+            labelled = names.renamed.get(dim, dim) in names.hook_coords
+            labels = _index(names.labels(dim, length, name)) if labelled else None
+            found[name].append((dim, labels))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import krippendorff
 import numpy as np
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from likely.envs import DataError
 from likely.models.crowd.annotations import Annotations
 
-LEVELS = ("nominal", "ordinal", "interval", "ratio")
+Level = Literal["nominal", "ordinal", "interval", "ratio"]
 # Entries of the blocks that the package makes, tasks × classes × classes.
 _MOST_ENTRIES = 200_000_000
 
 
-def krippendorff_alpha(annotations: Annotations, level: str = "nominal") -> float:
+def krippendorff_alpha(annotations: Annotations, level: Level = "nominal") -> float:
     """Krippendorff's alpha: 1 is perfect agreement, 0 what chance would give, below 0 less.
 
     Any number of annotators may have labelled a task; tasks with a single label say nothing
@@ -56,7 +56,7 @@ def krippendorff_alpha(annotations: Annotations, level: str = "nominal") -> floa
 
 def alpha_interval(
     annotations: Annotations,
-    level: str = "nominal",
+    level: Level = "nominal",
     *,
     draws: int = 1000,
     interval: float = 0.9,
@@ -113,12 +113,12 @@ def alpha_interval(
     return float(low), float(high)
 
 
-def _pairable(annotations: Annotations, level: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _pairable(annotations: Annotations, level: Level) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Counts ``[n, K]`` of the labels of tasks that have at least two, and the classes' values."""
     if not isinstance(annotations, Annotations) or annotations.label is None:
         raise DataError("annotations: expected Annotations with labels")
-    if level not in LEVELS:
-        raise DataError(f"level: expected one of {', '.join(LEVELS)}, got {level!r}")
+    if level not in get_args(Level):
+        raise DataError(f"level: expected one of {', '.join(get_args(Level))}, got {level!r}")
     domain = np.arange(annotations.n_classes)
     if level in ("interval", "ratio"):
         try:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from likely.envs import DataError
 from likely.models._ids import categories, check_index, column, distinct, encode, read_frame
-from likely.models.crowd._files import read_csv, read_parquet, text_levels
 from likely.models.crowd._rows import joined, positions
 from likely.models.crowd._task_data import read_features, read_truth, truth_by_task
+from likely.models.crowd.files import read_csv, read_parquet, text_levels
 from likely.models.crowd.kernels import LabelCounts
 
 

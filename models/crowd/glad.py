@@ -15,7 +15,9 @@ from likely.envs import DataError
 from likely.models.crowd._program import (
     CrowdProgram,
     Sites,
+    check_classes,
     counts_at,
+    filled_prior,
     shares_at_start,
 )
 from likely.models.crowd.annotations import Annotations
@@ -38,7 +40,9 @@ class GLAD(_WithPrevalence):
     n_classes
         Number of classes K ≥ 2.
     prevalence_prior
-        Dirichlet concentration: a positive number or [K].
+        Dirichlet concentration: a positive number or [K]. By default no class is more frequent than
+        another, as in the paper: where labels disagree, rare classes and hard tasks explain it
+        equally well, and an estimated prevalence tends to empty a class.
     ability_prior
         Mean and standard deviation of the normal prior on ``ability``.
     easiness_prior
@@ -53,8 +57,9 @@ class GLAD(_WithPrevalence):
 
     Notes
     -----
-    Sites: ``prevalence`` [K], ``ability`` [L] (plate ``annotator``), ``easiness`` [n_tasks] and the
-    observed ``labels`` [n_labels] (plate ``task``); discrete latent ``truth`` [n_tasks].
+    Sites: ``prevalence`` [K] (deterministic where it is even), ``ability`` [L] (plate
+    ``annotator``), ``easiness`` [n_tasks] and the observed ``labels`` [n_labels] (plate ``task``);
+    discrete latent ``truth`` [n_tasks].
 
     Twice the abilities and half the easiness are the same likelihood, and so, with two classes, are
     the opposite abilities with the classes exchanged. The priors decide; maximum likelihood finds
@@ -69,7 +74,7 @@ class GLAD(_WithPrevalence):
     """
 
     n_classes: int
-    prevalence_prior: float | Tensor = 1.0
+    prevalence_prior: float | Tensor | None = None  # type: ignore[assignment]
     ability_prior: tuple[float, float] = (1.0, 1.0)
     easiness_prior: tuple[float, float] = (1.0, 1.0)
 
@@ -78,7 +83,9 @@ class GLAD(_WithPrevalence):
     }
 
     def __post_init__(self) -> None:
-        self._check_prevalence()
+        check_classes(self.n_classes)
+        if self.prevalence_prior is not None:
+            self._check_prevalence()
         for name in ("ability_prior", "easiness_prior"):
             object.__setattr__(self, name, _checked_normal(getattr(self, name), name))
 
@@ -90,6 +97,13 @@ class GLAD(_WithPrevalence):
         with pyro.plate("annotator", annotations.n_annotators, device=device):
             ability = pyro.sample("ability", dist.Normal(mean, sd))
         return {"prevalence": prevalence, "ability": ability}
+
+    def _sample_prevalence(self, annotations: Annotations) -> Tensor:
+        if self.prevalence_prior is not None:
+            return super()._sample_prevalence(annotations)
+        even = filled_prior(1 / self.n_classes, (self.n_classes,), annotations)
+        found: Tensor = pyro.deterministic("prevalence", even, event_dim=1)
+        return found
 
     def sample_task_sites(self, sites: Sites, batch: Annotations) -> Sites:
         """Sample ``easiness`` [n_tasks]."""

@@ -206,7 +206,7 @@ def annotator_table(
         ``[K, K]``; adds columns ``cost`` and ``decision_cost``.
     threshold
         Least `spammer_score` that is good enough; adds the column ``p_below``, the probability that
-        an annotator does not reach it (0 or 1 without draws).
+        an annotator does not reach it, or without draws ``below``, whether the estimate does not.
     interval
         Probability of the equal-tailed intervals.
 
@@ -252,7 +252,8 @@ def annotator_table(
         if len(draws) > 1:
             columns[f"{name}_lower"], columns[f"{name}_upper"] = np.quantile(draws, tails, axis=0)
         if name == "spammer_score" and threshold is not None:
-            columns["p_below"] = probability_below(draws, threshold).numpy()
+            below = probability_below(draws, threshold).numpy()
+            columns |= {"p_below": below} if len(draws) > 1 else {"below": below > 0}
     ids = pd.Index(annotations.annotators, name="annotator", tupleize_cols=False)
     return pd.DataFrame(columns, index=ids)
 

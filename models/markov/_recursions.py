@@ -163,7 +163,9 @@ def _filter(
     # Steps of their own memory: short rows that lie far apart cost more than the copies.
     blocks = [_own(_steps_first(potential, run)) for run in packing.runs]
     steps = [step for block in blocks for step in block]
-    product, divide, multiply = xp.dot if xp is np else xp.matmul, xp.divide, xp.multiply
+    # NumPy's dot takes less time to start than its matmul.
+    product = xp.dot if xp is np else xp.matmul
+    divide, multiply = xp.divide, xp.multiply
     predicted, total, past = work[:k], work[k:], steps[0]
     multiply(past, first, out=past)
     for now, width in zip(steps[1:], packing.widths[1:], strict=True):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from likely.inference import (
     EM,
+    MAP,
     NUTS,
     SVI,
     Fit,
@@ -291,7 +292,7 @@ def test_a_parameter_without_a_prior_holds_the_labels(x: torch.Tensor) -> None:
     program.exchangeable, program.dims = ("bell",), {"loc": ("bell",)}  # type: ignore[attr-defined]
     assert exchangeable_axes(Program(program, x)) == {}
     with pytest.raises(FitError, match="has a parameter without a prior, which holds the labels"):
-        MLE().fit(program, x).relabelled()
+        MAP().fit(program, x).relabelled()
 
 
 def test_what_a_program_may_declare(x: torch.Tensor, em: Fit) -> None:

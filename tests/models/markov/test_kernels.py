@@ -37,6 +37,21 @@ def assert_same(found, expected, tolerance=1e-10):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("lengths", [[1], [3, 3], [1, 4, 2, 4, 3]])
+def test_columns_of_a_packing(lengths):
+    packing = Packing.build(torch.tensor(lengths))
+    columns = torch.arange(sum(lengths))
+    by_run = [columns[run].reshape(-1, width).tolist() for run, width in packing.runs]
+    by_step = [columns[span].tolist() for span in packing.spans]
+    assert [step for run in by_run for step in run] == by_step
+    assert len({width for _, width in packing.runs}) == len(packing.runs)
+    last = columns[packing.last]
+    assert sorted(packing.owner[last].tolist()) == list(range(len(lengths)))
+    assert torch.equal(packing.step[last] + 1, packing.lengths[packing.owner[last]])
+    total = kernels.by_sequence(columns.double(), packing)
+    assert total.tolist() == [columns[packing.owner == i].sum() for i in range(len(lengths))]
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 3])

@@ -1,0 +1,257 @@
+"""``likely crowd``: true classes of tasks and the quality of annotators, from a file of labels."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from likely.envs import DataError
+from likely.inference.cli import crowd_input, crowd_output
+from likely.inference.cli.errors import BadInputError, plain_errors, plain_warnings
+from likely.inference.engines import ENGINES, fit
+from likely.inference.fit import Fit
+from likely.models.crowd import (
+    Annotations,
+    DawidSkene,
+    OneCoin,
+    PooledMultinomial,
+    krippendorff_alpha,
+    tasks_to_label,
+    truth_table,
+)
+
+# Programs by name: each is called with the number of classes.
+MODELS: dict[str, Any] = {
+    "dawid-skene": DawidSkene,
+    "one-coin": OneCoin,
+    "pooled": PooledMultinomial,
+}
+
+_EPILOG = """
+\b
+Files in DIR:
+  truth.csv        task, most probable class, its probability, number of labels,
+                   and the probability p_<class> of every class
+  annotators.csv   annotator, number of labels, accuracy, spammer score (0 spammer,
+                   1 perfect) and costs; intervals with engines that have draws
+  next.csv         with --next: tasks for which another label is worth most
+  fit.nc           the fit; likely.inference.Fit.load and ArviZ read it
+  *.png            annotators, truth, confusion tables
+\b
+Exit codes: 0 done; 1 the fit failed; 2 a file or an option cannot be used.
+\b
+Examples:
+  likely crowd labels.csv --out results
+  likely crowd labels.csv --annotator worker --gold truth.csv --gold-use score
+  likely crowd labels.parquet --engine svi --threshold 0.1 -O draws=2000
+  likely crowd today.csv --start results/fit.nc --out results-today
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.option("--task", default="task", show_default=True, help="Column of task ids.")
+@click.option(
+    "--annotator", default="annotator", show_default=True, help="Column of annotator ids."
+)
+@click.option("--label", default="label", show_default=True, help="Column of reported classes.")
+@click.option(
+    "--classes", default="", help="All classes in order, with commas; by default those reported."
+)
+@click.option(
+    "--gold",
+    metavar="COLUMN|FILE",
+    help="True classes of some tasks: a column of LABELS, or a file with the columns of --task "
+    "and --gold-label.",
+)
+@click.option("--gold-label", metavar="COLUMN", help="Class in the gold file [default: --label].")
+@click.option(
+    "--gold-use",
+    type=click.Choice(["fit", "score"]),
+    default="fit",
+    show_default=True,
+    help="Learn from the gold classes, or hide them from the fit and report its accuracy.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(list(MODELS)),
+    default="dawid-skene",
+    show_default=True,
+    help="How annotators err: a table each, one number each, or one table for all.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    default="em",
+    show_default=True,
+    help="How the model is fitted; svi, laplace and nuts give intervals.",
+)
+@click.option(
+    "-O",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the engine, such as objective=posterior; may be repeated.",
+)
+@click.option("--seed", default=0, show_default=True, help="The same seed, the same numbers.")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="fit.nc of an earlier run to start from."
+)
+@click.option(
+    "--cost",
+    type=click.Path(path_type=Path),
+    help="CSV file of costs: true classes in its first column, answers in its header.",
+)
+@click.option(
+    "--threshold", type=float, help="Spammer score to reach; adds the probability of being below."
+)
+@click.option(
+    "--interval",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Probability of the intervals.",
+)
+@click.option(
+    "--next",
+    "asked",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How many tasks to list that need another label.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("likely-crowd"),
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the results; files in it are replaced.",
+)
+@click.option("--figures/--no-figures", default=True, show_default=True, help="Draw figures.")
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show a progress bar [default: where standard error is a terminal].",
+)
+def crowd(
+    labels: Path,
+    *,
+    task: str,
+    annotator: str,
+    label: str,
+    classes: str,
+    gold: str | None,
+    gold_label: str | None,
+    gold_use: str,
+    model: str,
+    engine: str,
+    options: tuple[str, ...],
+    seed: int,
+    start: Path | None,
+    cost: Path | None,
+    threshold: float | None,
+    interval: float,
+    asked: int,
+    out: Path,
+    figures: bool,
+    progress: bool | None,
+) -> None:
+    """Find the true classes of tasks that several annotators labelled, and how good these are.
+
+    LABELS is a table with one row per label: a CSV file with a header (ids are taken as the text
+    that stands there), a Parquet file, or a folder of Parquet files.
+    """
+    with plain_errors():
+        made = crowd_input.engine_options(options)
+        levels = [name for name in classes.split(",") if name]
+        data, scored = _read(labels, (task, annotator, label), levels, gold, gold_label, gold_use)
+        settings = {
+            "cost": None if cost is None else crowd_input.read_cost(cost, data),
+            "threshold": threshold,
+            "interval": interval,
+        }
+        # Everything that can be wrong with the options is looked at before the fit.
+        _check_options(interval, threshold)
+        out.mkdir(parents=True, exist_ok=True)
+        _describe(data)
+        if start is not None:
+            made["init"] = Fit.load(start)
+        made |= {"seed": seed, "progress": sys.stderr.isatty() if progress is None else progress}
+        with plain_warnings():
+            result = fit(MODELS[model](data.n_classes), data, engine=engine, **made)
+        _report(result, model)
+        probabilities = result.latent("truth")
+        truth = truth_table(data, probabilities)
+        quality = crowd_output.quality(result, data, **settings)
+        tables = {"truth": truth, "annotators": quality}
+        if asked:
+            if "confusion" not in result.params:
+                raise BadInputError(f"next: model {model!r} has no confusion tables")
+            tables["next"] = tasks_to_label(
+                data, probabilities, result.params["confusion"], most=asked
+            )
+        if scored is not None:
+            known = scored >= 0
+            right = (probabilities.argmax(-1)[known] == scored[known]).double().mean()
+            click.echo(f"accuracy on {int(known.sum())} gold tasks: {float(right):.4f}")
+        written = crowd_output.write_tables(tables, out)
+        result.save(out / "fit.nc", log_likelihood=False)
+        written.append("fit.nc")
+        if figures:
+            written += crowd_output.write_figures(result, data, quality, out)
+        click.echo(f"wrote {', '.join(written)} to {out}")
+
+
+def _read(
+    path: Path,
+    columns: tuple[str, str, str],
+    classes: list[str],
+    gold: str | None,
+    gold_label: str | None,
+    gold_use: str,
+) -> tuple[Annotations, Any]:
+    """Annotations, and true classes [n_tasks] that are kept from the fit."""
+    from_file = gold is not None and Path(gold).is_file()
+    data = crowd_input.read_labels(path, columns, classes, None if from_file else gold)
+    if gold is not None and from_file:
+        found = crowd_input.read_gold(Path(gold), (columns[0], gold_label or columns[2]))
+        data, unused = crowd_input.with_gold(data, found)
+        if unused:
+            click.echo(f"Warning: gold: {unused} tasks without labels are left out", err=True)
+    if gold is None or gold_use == "fit":
+        return data, None
+    return replace(data, truth=None), data.truth
+
+
+def _check_options(interval: float, threshold: float | None) -> None:
+    if not 0 < interval < 1:
+        raise BadInputError(f"interval: expected a probability between 0 and 1, got {interval}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise BadInputError(f"threshold: expected a score between 0 and 1, got {threshold}")
+
+
+def _describe(data: Annotations) -> None:
+    try:
+        alpha = f"{krippendorff_alpha(data):.3f}"
+    except DataError as error:
+        alpha = f"none ({error})"
+    known = f", {data.n_known} with a known class" if data.n_known else ""
+    click.echo(
+        f"{len(data)} labels, {data.n_tasks} tasks{known}, {data.n_annotators} annotators, "
+        f"{data.n_classes} classes"
+    )
+    click.echo(f"Krippendorff's alpha: {alpha}")
+
+
+def _report(result: Fit, model: str) -> None:
+    state = "converged" if result.converged else "NOT converged"
+    click.echo(
+        f"{model} by {result.engine}: {state} after {result.n_iter} iterations, "
+        f"log-likelihood {result.log_likelihood:.4f}"
+    )
