@@ -24,6 +24,7 @@ from likely.inference.errors import (
     BoundaryWarning,
     ConvergenceWarning,
     DegenerateWarning,
+    DistributedError,
     FitError,
     FlatDirectionError,
     InferenceError,
@@ -37,6 +38,7 @@ from likely.inference.moments import method_of_moments
 from likely.inference.monitor import Step
 from likely.inference.program import Density, Program
 from likely.inference.relabel import relabel
+from likely.inference.shards import Shards, latent_by_part
 
 __all__ = [
     "EM",
@@ -49,6 +51,7 @@ __all__ = [
     "ConvergenceWarning",
     "DegenerateWarning",
     "Density",
+    "DistributedError",
     "Engine",
     "Fit",
     "FitError",
@@ -61,11 +64,13 @@ __all__ = [
     "ParameterPath",
     "Program",
     "ProgramError",
+    "Shards",
     "Step",
     "animate_em",
     "compare",
     "criteria",
     "fit",
+    "latent_by_part",
     "method_of_moments",
     "plot_compare",
     "plot_criteria",

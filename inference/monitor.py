@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -106,5 +107,12 @@ class Monitor:
                 # Not a start that failed: the next one must not hide it.
                 setattr(error, FROM_CALLBACK, True)
                 raise
-            self.interrupted = self.interrupted or stop is True
+            self.interrupted = self.interrupted or _is_true(stop)
         return self.interrupted
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether a callback answered true, in Python, NumPy or torch; other values say nothing."""
+    if isinstance(answer, torch.Tensor):
+        return answer.numel() == 1 and answer.dtype == torch.bool and bool(answer)
+    return isinstance(answer, bool | np.bool_) and bool(answer)

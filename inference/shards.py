@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 
 from likely.inference.distributed import ProcessGroup, Ranks
 from likely.inference.errors import FitError, ProgramError
-from likely.inference.handlers import is_plate
 from likely.inference.passes import one_pass
 from likely.inference.program import Density, Program, Values
 from likely.inference.streams import Streamed, has_loader, rows_of
@@ -310,8 +309,8 @@ class Sharded(Streamed):
         """Raise a `FitError` if other processes hold a part of the data."""
         if self.ranks.size > 1:
             raise FitError(
-                f"this needs all data, and this fit's are spread over {self.ranks.size} processes: "
-                "fit.attach the program to Shards that hold all parts"
+                f"this needs all data, and this fit's are spread over {self.ranks.size} processes; "
+                "params and log-likelihood are those of all of them"
             )
 
 

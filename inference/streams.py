@@ -101,6 +101,12 @@ class Streamed(Program):
                     f"site '{name}' has a value for each observation, and {self.brings} brings "
                     "others with every batch; give all data at once, or sum the site out"
                 )
+        for name, latent in self.sites.latents.items():
+            if None not in latent.dims and not plates & set(latent.dims):
+                raise ProgramError(
+                    f"latent '{name}' is shared by observations of different batches of "
+                    f"{self.brings}, and batches must be independent; give all data at once"
+                )
         for name, site in self.sites.observed.items():
             self.sites.observed[name] = replace(site, value=None)
         for name, site in list(self.sites.deterministic.items()):

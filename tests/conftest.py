@@ -529,7 +529,7 @@ CONFIGS = [
         latents=True,
         # Twice the abilities and half the easiness are the same likelihood.
         unfit=frozenset({"mle", "em"}),
-        options=TRACED_SHORT,
+        options={**TRACED_SHORT, "svi": {"max_iter": 800}},
     ),
     Config(
         name="hierarchical-dawid-skene",
@@ -551,7 +551,7 @@ CONFIGS = [
         latents=True,
         # Any population gives the same tables with other deviations.
         unfit=frozenset({"mle", "em"}),
-        options=TRACED_SHORT,
+        options={"nuts": {"jit": True, "draws": 300, "warmup": 200}},
     ),
     Config(
         name="hidden-markov",

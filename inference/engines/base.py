@@ -20,6 +20,7 @@ from likely.inference.handlers import set_seed
 from likely.inference.monitor import FROM_CALLBACK, Callback, Monitor
 from likely.inference.program import Program
 from likely.inference.relabel import one_labelling
+from likely.inference.shards import Sharded, has_shards
 from likely.inference.streams import has_loader
 
 
@@ -68,6 +69,7 @@ class EngineOptions:
 
     name: ClassVar[str]
     needs_priors: ClassVar[bool] = False
+    takes_shards: ClassVar[bool] = False
 
     seed: int = 0
     progress: bool = False
@@ -143,9 +145,14 @@ class EngineOptions:
         self, program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Program:
         """The program with its arguments."""
-        if has_loader(args, kwargs):
+        if has_shards(args, kwargs) and self.takes_shards:
+            return Sharded.of(
+                program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
+            )
+        if has_loader(args, kwargs) or has_shards(args, kwargs):
             raise OptionError(
-                f"{self.name} needs all data at once; 'mle' and 'map' learn from a DataLoader"
+                f"{self.name} needs all data at once; 'mle' and 'map' learn from a DataLoader, "
+                "and these and 'em' from Shards"
             )
         return Program.of(
             program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
@@ -160,9 +167,13 @@ class EngineOptions:
 
     def start_values(self, program: Program) -> Mapping[str, Any] | None:
         """``init`` as a mapping of the unknowns it covers; see `values_from` for another fit."""
-        if isinstance(self.init, Fit):
-            return values_from(self.init, program)
-        return self.init
+        given = values_from(self.init, program) if isinstance(self.init, Fit) else self.init
+        if (
+            isinstance(program, Sharded)
+            and not (given or {}).keys() >= program.sites.unknowns.keys()
+        ):
+            return {**program.initial(), **(given or {})}
+        return given
 
     def labelled(
         self,

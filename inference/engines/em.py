@@ -9,20 +9,17 @@ from typing import ClassVar
 import torch
 
 from likely.inference.coordinates import Coordinates, require_finite
+from likely.inference.engines import parts
 from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.boundary import snap
 from likely.inference.engines.checks import check_bool, check_choice, check_int
-from likely.inference.engines.expectation import (
-    Expectation,
-    candidate_tables,
-    expect,
-    find_tables,
-)
+from likely.inference.engines.expectation import Expectation, candidate_tables
 from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
 from likely.inference.engines.sanity import check_bounded, rising_unknowns
 from likely.inference.errors import MonotonicityError
 from likely.inference.program import Program, Values
+from likely.inference.shards import Sharded
 
 # How far, relative to itself, the objective may fall between steps: rounding, no more.
 _SLACK = 1e-9
@@ -69,6 +66,7 @@ class EM(SearchOptions):
     """
 
     name: ClassVar[str] = "em"
+    takes_shards: ClassVar[bool] = True
 
     objective: str = "likelihood"
     hard: bool = False
@@ -85,6 +83,8 @@ class EM(SearchOptions):
         return self.objective == "posterior"
 
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
+        if isinstance(program, Sharded):
+            coordinates = Coordinates(program.head)
         found = self.best_of(
             lambda attempt: self._search(program, coordinates, attempt), program.device
         )
@@ -115,22 +115,27 @@ class EM(SearchOptions):
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         options = {"hard": self.hard, "with_prior": self._with_prior}
         # Constrained values throughout: zero cells are fine, and stay zero.
-        values = coordinates.start(
-            self.start_values(program), attempt, with_prior=self._with_prior, checked=False
+        values = parts.start(
+            program,
+            coordinates,
+            self.start_values(program),
+            attempt,
+            with_prior=self._with_prior,
+            checked=False,
         )
         candidates = candidate_tables(program, self._with_prior)
         # One E-step shows whether the start will do, which sites are tables, and the first M-step.
-        first: Expectation | None = expect(program, values, candidates, **options)
-        if not math.isfinite(first.objective(self._with_prior)):
-            values = coordinates.inside(values)
-            first = expect(program, values, candidates, **options)
-        tables = find_tables(program, values, first, **options)
-        if tables != candidates:
-            first = None
+        start = parts.expect(program, values, candidates, **options)
+        if not math.isfinite(start.objective(self._with_prior)):
+            values = parts.agreed(program, lambda: coordinates.inside(values))
+            start = parts.expect(program, values, candidates, **options)
+        tables = parts.find_tables(program, values, start, **options)
+        first: Expectation | None = start if tables == candidates else None
+        del start
         converged = False
         with self.monitor(attempt) as monitor:
             for iteration in range(self.max_iter + 1):
-                expected = first or expect(program, values, tables, **options)
+                expected = first or parts.expect(program, values, tables, **options)
                 first = None
                 objective = expected.objective(self._with_prior)
                 require_finite(objective, "the objective of EM", iteration)
@@ -147,20 +152,12 @@ class EM(SearchOptions):
                         + (" (it has none; please report this program)." * self._no_m_step(program))
                     )
                 converged = bool(past) and objective - past[-1] <= self.tol * slack
-                if monitor.step(objective, lambda v=values: dict(v)) or converged:  # type: ignore[misc]
+                stop = parts.stops(program, monitor, objective, values)
+                if stop or converged:
                     break
                 if iteration < self.max_iter:
                     check_bounded(program, values, self.name)
-                    values = m_step(
-                        program,
-                        coordinates,
-                        values,
-                        tables,
-                        expected,
-                        objective=self.objective,
-                        max_iter=self.m_step_iter,
-                        tol=self.tol,
-                    )
+                    values = self._m_step(program, coordinates, values, tables, expected)
         return Found(
             values=values,
             objective=monitor.objectives[-1],
@@ -168,6 +165,28 @@ class EM(SearchOptions):
             converged=converged and not monitor.interrupted,
             n_iter=len(monitor.objectives) - 1,
             interrupted=monitor.interrupted,
+        )
+
+    def _m_step(
+        self,
+        program: Program,
+        coordinates: Coordinates,
+        values: dict[str, torch.Tensor],
+        tables: frozenset[str],
+        expected: Expectation,
+    ) -> dict[str, torch.Tensor]:
+        return parts.agreed(
+            program,
+            lambda: m_step(
+                program,
+                coordinates,
+                values,
+                tables,
+                expected,
+                objective=self.objective,
+                max_iter=self.m_step_iter,
+                tol=self.tol,
+            ),
         )
 
     @staticmethod

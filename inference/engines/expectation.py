@@ -6,7 +6,7 @@ Everything an M-step needs is in `Expectation`; its statistics add over shards o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from pyro.distributions import Dirichlet
@@ -42,6 +42,8 @@ class Expectation:
         ``responsibilities(name)`` gives a latent's probabilities [*plates, K].
     concentrations : dict of str to Tensor
         Dirichlet concentration of each table's prior at these values.
+    natural : dict of str to dict
+        What the statistics multiply, at these values.
     """
 
     log_likelihood: torch.Tensor
@@ -51,6 +53,7 @@ class Expectation:
     statistics: dict[str, Statistics]
     responsibilities: Callable[[str], torch.Tensor]
     concentrations: dict[str, torch.Tensor]
+    natural: dict[str, Statistics] = field(default_factory=dict)
 
     def objective(self, with_prior: bool) -> float:
         """Log-likelihood, plus the log-prior on request."""
@@ -117,6 +120,9 @@ def expect(
         statistics=statistics,
         responsibilities=lambda name: responsibilities(program, run, weights, name).detach(),
         concentrations={name: _concentration(run, name, leaves[name]) for name in tables},
+        natural={
+            site.name: {k: v.detach() for k, v in site.fn.natural.items()} for site in run.summed
+        },
     )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.curvature import curvature_of
+from likely.inference.engines import parts
 from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.batches import Batch, Batches, Source, Stream
 from likely.inference.engines.boundary import snap
@@ -23,7 +24,9 @@ from likely.inference.engines.stochastic import check_factory, search
 from likely.inference.errors import BoundaryWarning, NonFiniteError, OptionError, ProgramError
 from likely.inference.kinks import find_kinks, minimise_with_kinks
 from likely.inference.optimise import Evaluation, Minimum, OptimizerFactory
+from likely.inference.passes import curvature_by_parts
 from likely.inference.program import Density, Program, Values
+from likely.inference.shards import Sharded, has_shards
 from likely.inference.streams import Streamed, has_loader
 
 
@@ -102,24 +105,26 @@ class PointEngine(PointOptions):
     """Maximises a density over unconstrained coordinates; `MLE` and `MAP` say which density."""
 
     with_prior: ClassVar[bool]
+    takes_shards: ClassVar[bool] = True
 
     def read(
         self, program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Program:
         """The program with its arguments, one of which may be a loader."""
-        if not has_loader(args, kwargs):
-            return super().read(program, args, kwargs)
-        if self.batch_size is not None:
+        if self.batch_size is not None and (has_loader(args, kwargs) or has_shards(args, kwargs)):
             raise OptionError(
-                f"batch_size={self.batch_size} is for data in memory; a DataLoader has its own"
+                f"batch_size={self.batch_size} is for data in memory; a DataLoader has its own, "
+                "and Shards are gone through as a whole"
             )
+        if has_shards(args, kwargs) or not has_loader(args, kwargs):
+            return super().read(program, args, kwargs)
         return Streamed.of(
             program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
         )
 
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
         if isinstance(program, Streamed):
-            # A start is judged by the first batch: a pass over all for each would take long.
+            # A start is judged by the first part: a pass over all for each would take long.
             coordinates = Coordinates(program.head)
         found = self.best_of(
             lambda attempt: self._search(program, coordinates, attempt), program.device
@@ -153,8 +158,10 @@ class PointEngine(PointOptions):
         return density.log_likelihood
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
-        values = coordinates.start(self.start_values(program), attempt)
-        whole = self.batch_size is None and not isinstance(program, Streamed)
+        values = parts.start(program, coordinates, self.start_values(program), attempt)
+        shards = program if isinstance(program, Sharded) else None
+        whole = self.batch_size is None and not (isinstance(program, Streamed) and shards is None)
+        readable = program if shards is None else shards.head
         if self.em_steps and program.sites.hidden and whole:
             values = self._by_em(program, coordinates, values)
         start = coordinates.unconstrain(values)
@@ -167,7 +174,9 @@ class PointEngine(PointOptions):
                 position[0] = here = x.clone()
                 with torch.no_grad():
                     check_bounded(program, coordinates.constrain(here), self.name)
-                return monitor.step(-value, lambda: coordinates.constrain(here))
+                if shards is None:
+                    return monitor.step(-value, lambda: coordinates.constrain(here))
+                return parts.stops(program, monitor, -value, coordinates.constrain(here))
 
             def loss(x: torch.Tensor) -> torch.Tensor:
                 return -self._total(program.density(coordinates.split(x), unconstrained=True))
@@ -177,11 +186,13 @@ class PointEngine(PointOptions):
                 best = minimise_with_kinks(
                     lambda x: value_and_gradient(program, coordinates, self._total, x),
                     start,
-                    lambda x: find_kinks(program, coordinates, x) if self.with_prior else None,
+                    lambda x: find_kinks(readable, coordinates, x) if self.with_prior else None,
                     max_iter=self.max_iter,
                     tol=self.tol,
                     step=step,
-                    curvature=curvature_of(loss, coordinates.size),
+                    curvature=curvature_of(loss, coordinates.size)
+                    if shards is None
+                    else curvature_by_parts(shards, coordinates, self._total),
                 )
             else:
                 best = self._descend(program, coordinates, start, step)
@@ -238,7 +249,7 @@ class PointEngine(PointOptions):
         step: Callable[[float, torch.Tensor], bool],
     ) -> Minimum:
         source: Source | None = None
-        if isinstance(program, Streamed):
+        if isinstance(program, Streamed) and not isinstance(program, Sharded):
             source = Stream(program)
         elif self.batch_size is not None:
             source = Batches(program, self.batch_size)

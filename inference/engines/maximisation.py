@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from likely.inference.coordinates import Coordinates, supported
 from likely.inference.curvature import curvature_of
-from likely.inference.engines.expectation import (
-    Expectation,
+from likely.inference.engines.expectation import Expectation, expected_log_density, normalise
+from likely.inference.engines.parts import (
+    agreed,
     expect,
-    expected_log_density,
+    expected_of_parts,
     find_tables,
-    normalise,
+    require_statistics,
 )
 from likely.inference.errors import ProgramError
 from likely.inference.optimise import Evaluation, minimise
 from likely.inference.program import Program, Values
+from likely.inference.shards import Sharded
 
 
 def m_step(
@@ -79,7 +83,8 @@ def em_steps(
         expected = expect(program, current, tables, with_prior=with_prior)
         if not bool(torch.isfinite(expected.log_likelihood)):
             return dict(values)
-        current = m_step(
+        step = partial(
+            m_step,
             program,
             coordinates,
             current,
@@ -89,6 +94,7 @@ def em_steps(
             max_iter=max_iter,
             tol=tol,
         )
+        current = agreed(program, step)
     return current
 
 
@@ -99,6 +105,7 @@ def _declared(
     hook = program.hook("m_step")
     if hook is None:
         return {}
+    require_statistics(program)
     found = hook(
         {
             **{name: expected.responsibilities(name) for name in program.sites.latents},
@@ -146,12 +153,16 @@ def _search_rest(
     flat = coordinates.unconstrain(values)
     index = torch.arange(flat.numel(), device=flat.device)
     chosen = torch.cat([index[coordinates.slices[name]] for name in names])
+    parts = isinstance(program, Sharded)
+    whole = program.head if isinstance(program, Sharded) else program
 
     def lost(x: torch.Tensor) -> torch.Tensor:
         free = coordinates.split(flat.index_copy(0, chosen, x))
-        run = program.run(
+        run = whole.run(
             {**values, **{name: free[name] for name in names}}, unconstrained=names, apart=True
         )
+        if parts:
+            return -expected_of_parts(run, expected, with_prior)
         return -expected_log_density(run, expected, with_prior)
 
     def function(x: torch.Tensor) -> Evaluation:

@@ -17,6 +17,7 @@ from torch import Tensor
 from likely.envs import DataError
 from likely.models._data import as_matrix, check_finite
 from likely.models._linear import coefficient_prior
+from likely.models.crowd._newton import MOST, softmax_newton
 from likely.models.crowd._program import CrowdProgram, Sites
 from likely.models.crowd.annotations import Annotations
 from likely.models.softmax import SoftmaxRegression
@@ -78,6 +79,34 @@ class WithClassifier(CrowdProgram):
         if isinstance(self.classifier, PyroModule):
             return features.softmax(-1)  # the scores, see `__call__`
         return self._scored(self.classifier, features).softmax(-1)
+
+    def m_step(
+        self,
+        expected: Mapping[str, Any],
+        params: Params,
+        annotations: Annotations,
+        *,
+        objective: str,
+    ) -> dict[str, Tensor]:
+        """Newton steps for a small linear classifier; larger ones and modules are searched."""
+        options = self.classifier
+        with_prior = objective == "posterior"
+        if not isinstance(options, SoftmaxRegression) or (with_prior and options.prior != "normal"):
+            return {}
+        start, x = params["coefficients"], features_of(annotations)
+        if start.numel() + self.n_classes > MOST:
+            return {}
+        scales = [options.coefficients_scale] * x.shape[1]
+        if options.intercept:
+            x = torch.cat([x, x.new_ones(len(x), 1)], -1)
+            start = torch.cat([start, params["intercept"].unsqueeze(-1)], -1)
+            scales.append(options.intercept_scale)
+        weights = [0.0 if scale is None or not with_prior else scale**-2 for scale in scales]
+        counts = expected["labels"]["prior"]
+        found = softmax_newton(x, counts, start, x.new_tensor(weights))
+        if not options.intercept:
+            return {"coefficients": found}
+        return {"coefficients": found[:, :-1].contiguous(), "intercept": found[:, -1].contiguous()}
 
     def coords(self, annotations: Annotations) -> dict[str, Sequence[Any]]:
         """Labels of every named dimension: the user's own ids, and numbered features."""

@@ -57,8 +57,39 @@ class _WithPrevalence(CrowdProgram):
         return filled_prior(self.confusion_prior, (self.n_classes, self.n_classes), annotations)
 
 
+class _FromVotes(_WithPrevalence):
+    """A start at vote shares, made of sums over tasks: those of parts of the data add up."""
+
+    def initial_statistics(self, annotations: Annotations) -> dict[str, Tensor]:
+        """Sums over tasks that a start is made of, so that those of parts of the data add up.
+
+        Each label counts as a vote, and a task's vote shares stand in for its class probabilities;
+        known true classes replace the votes.
+
+        Returns
+        -------
+        dict
+            ``prevalence`` [K]: shares added over tasks with votes; ``reports`` [L, K, K]: each
+            annotator's labels weighted by the shares of their tasks.
+        """
+        self._check(annotations)
+        shares, informed = shares_at_start(annotations)
+        return {"prevalence": shares[informed].sum(0), "reports": counts_at(shares, annotations)}
+
+    def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Starting values from `initial_statistics`."""
+        raise NotImplementedError
+
+    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
+        """Starting values: the M-step from vote shares; tables may hold zeros.
+
+        A row is uniform where nothing is known of it.
+        """
+        return self.initial_from(self.initial_statistics(annotations))
+
+
 @dataclass(frozen=True, eq=False)
-class DawidSkene(_WithPrevalence):
+class DawidSkene(_FromVotes):
     """Every task has a true class, and every annotator errs in their own way.
 
     Task i has true class t_i ~ Categorical(prevalence); annotator l reports class j for a task of
@@ -120,23 +151,12 @@ class DawidSkene(_WithPrevalence):
             confusion = pyro.sample("confusion", table)
         return {"prevalence": prevalence, "confusion": confusion}
 
-    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
-        """Starting values: the M-step from vote shares.
-
-        Each label counts as a vote, and a task's vote shares stand in for its class probabilities;
-        known true classes replace the votes. Tables may hold zeros.
-
-        Returns
-        -------
-        dict
-            ``prevalence`` [K]: the mean share over tasks with votes; ``confusion`` [L, K, K]: each
-            annotator's labels weighted by the shares of their tasks, rows normalised, and uniform
-            where none of the annotator's tasks has a share of the row's class.
-        """
-        self._check(annotations)
-        shares, informed = shares_at_start(annotations)
-        confusion = normalised(counts_at(shares, annotations))
-        return {"prevalence": shares[informed].mean(0), "confusion": confusion}
+    def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Shares of the tasks, and of each annotator's labels, as probabilities."""
+        return {
+            "prevalence": normalised(statistics["prevalence"]),
+            "confusion": normalised(statistics["reports"]),
+        }
 
     def _check(self, annotations: Any) -> None:
         super()._check(annotations)
@@ -153,7 +173,7 @@ class DawidSkene(_WithPrevalence):
 
 
 @dataclass(frozen=True, eq=False)
-class PooledMultinomial(_WithPrevalence):
+class PooledMultinomial(_FromVotes):
     """Every task has a true class, and all annotators err alike.
 
     The model of `DawidSkene` with one table for everybody: annotators are interchangeable, as in
@@ -210,16 +230,16 @@ class PooledMultinomial(_WithPrevalence):
         # Plates outside leave a dimension of one where annotators would be.
         return table.unsqueeze(0) if table.dim() == 2 else table
 
-    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
-        """Starting values: the M-step from vote shares, as `DawidSkene.initial`."""
-        self._check(annotations)
-        shares, informed = shares_at_start(annotations)
-        counts = counts_at(shares, annotations).sum(0)
-        return {"prevalence": shares[informed].mean(0), "confusion": normalised(counts)}
+    def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Shares of the tasks, and of everybody's labels, as probabilities."""
+        return {
+            "prevalence": normalised(statistics["prevalence"]),
+            "confusion": normalised(statistics["reports"].sum(0)),
+        }
 
 
 @dataclass(frozen=True, eq=False)
-class OneCoin(_WithPrevalence):
+class OneCoin(_FromVotes):
     """Every annotator is right with a probability of their own, and errs evenly.
 
     Annotator l reports the true class with probability ability[l] and each other class with
@@ -279,12 +299,12 @@ class OneCoin(_WithPrevalence):
         right = ability[..., None, None]
         return eye * right + (1 - eye) * (1 - right) / (k - 1)
 
-    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
-        """Starting values: shares of labels that agree with the vote shares."""
-        self._check(annotations)
-        shares, informed = shares_at_start(annotations)
-        counts = counts_at(shares, annotations)
-        return {"prevalence": shares[informed].mean(0), "ability": self._ability(counts)}
+    def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Shares of the tasks, and of labels that agree with the votes."""
+        return {
+            "prevalence": normalised(statistics["prevalence"]),
+            "ability": self._ability(statistics["reports"]),
+        }
 
     def m_step(
         self,

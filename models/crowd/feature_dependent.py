@@ -21,6 +21,7 @@ from likely.models.crowd._classifier import (
     features_of,
     linear_start,
 )
+from likely.models.crowd._newton import logistic_newton
 from likely.models.crowd._program import Sites, check_classes, counts_at, shares_at_start
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.latent_truth import LatentTruth
@@ -28,6 +29,8 @@ from likely.models.softmax import SoftmaxRegression
 
 # How sure of the annotators a start is at most, and how far above chance at least.
 _MOST, _ABOVE = 0.95, 0.05
+# Most products of two features, over all labels, that Newton's method may hold at once.
+_MOST_PRODUCTS = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +155,39 @@ class FeatureDependentCrowd(WithClassifier):
             "expertise_intercept": torch.where(total > 0, agree.logit(), unseen),
             "expertise_coefficients": agree.new_zeros(annotations.n_annotators, d),
             **linear_start(self.classifier, annotations, shares[informed]),
+        }
+
+    def m_step(
+        self,
+        expected: Mapping[str, Any],
+        params: Mapping[str, Tensor],
+        annotations: Annotations,
+        *,
+        objective: str,
+    ) -> dict[str, Tensor]:
+        """Newton steps for each annotator's logistic regression, and for a small classifier."""
+        found = super().m_step(expected, params, annotations, objective=objective)
+        x = features_of(annotations)
+        start = torch.cat(
+            [params["expertise_coefficients"], params["expertise_intercept"].unsqueeze(-1)], -1
+        )
+        if len(annotations) * start.shape[-1] ** 2 > _MOST_PRODUCTS:
+            return found
+        x = torch.cat([x, x.new_ones(len(x), 1)], -1)
+        mean = torch.zeros_like(start[0])
+        precision = torch.zeros_like(mean)
+        if objective == "posterior":
+            mean[-1] = self.expertise_loc
+            precision[:-1] = self.expertise_coefficients_scale**-2
+            precision[-1] = self.expertise_scale**-2
+        counts = expected["labels"]["right"], expected["labels"]["wrong"]
+        theta = logistic_newton(
+            x[annotations.task], annotations.annotator, counts, start, (mean, precision)
+        )
+        return {
+            **found,
+            "expertise_coefficients": theta[:, :-1].contiguous(),
+            "expertise_intercept": theta[:, -1].contiguous(),
         }
 
     def expertise(self, params: Mapping[str, Tensor], x: Any) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from likely.envs import DataError
 from likely.models._ids import shown
 
 _TABS = (".tsv", ".tab")
-_ZIPPED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_ZIPPED = (".gz", ".bz2", ".lz4", ".zst")
 
 
 def read_csv(
@@ -30,7 +31,7 @@ def read_csv(
     Parameters
     ----------
     path
-        Text in UTF-8; compressed files are recognised by their ending.
+        Text in UTF-8, or a file of it compressed with gzip, bzip2, LZ4 or Zstandard.
     columns
         Names of the columns to read.
     separator
@@ -39,7 +40,7 @@ def read_csv(
     Raises
     ------
     DataError
-        If there is no such file, it cannot be read as a table, or lacks a column.
+        If there is no such file, it cannot be read as a table, or lacks a column or has it twice.
     """
     source = _existing(path)
     if source.is_dir():
@@ -47,22 +48,25 @@ def read_csv(
     if separator is None:
         endings = [ending for ending in source.suffixes if ending not in _ZIPPED]
         separator = "\t" if endings and endings[-1] in _TABS else ","
-    options: dict[str, Any] = {"sep": separator, "dtype": str, "encoding": "utf-8-sig"}
+    names = list(dict.fromkeys(columns))
+    # Arrow refuses rows that are too long or too short; pandas shifts or cuts some of them.
+    parsing = pc.ParseOptions(delimiter=separator, newlines_in_values=True)
+    text = {name: pa.string() for name in names}
+    converting = {"column_types": text, "strings_can_be_null": True, "null_values": [""]}
     try:
-        header = pd.read_csv(source, nrows=0, **options)
-        check_columns(source, columns, header.columns.tolist())
-        return pd.read_csv(
+        with pc.open_csv(source, parse_options=parsing) as reader:
+            check_columns(source, columns, reader.schema.names)
+        table = pc.read_csv(
             source,
-            usecols=list(dict.fromkeys(columns)),
-            keep_default_na=False,
-            na_values=[""],
-            **options,
+            parse_options=parsing,
+            convert_options=pc.ConvertOptions(include_columns=names, **converting),
         )
     except DataError:
         raise
-    except (OSError, EOFError, ValueError) as error:
-        # pandas' own errors for empty and for ragged files are ValueErrors, and so is bad UTF-8.
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise DataError(f"path: cannot read {str(source)!r} as a table: {error}") from error
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def read_parquet(path: str | PathLike[str], columns: list[str]) -> pd.DataFrame:
@@ -86,10 +90,13 @@ def read_parquet(path: str | PathLike[str], columns: list[str]) -> pd.DataFrame:
 
 
 def check_columns(path: Path, wanted: list[str], found: list[Any]) -> None:
-    """Raise `DataError` if a file lacks a column."""
+    """Raise `DataError` if a file lacks a column or has it twice."""
     absent = [name for name in wanted if name not in found]
     if absent:
         raise DataError(f"path: {str(path)!r} has no column {absent}; its columns are {found}")
+    twice = [name for name in wanted if found.count(name) > 1]
+    if twice:
+        raise DataError(f"path: {str(path)!r} has several columns {twice[0]!r}")
 
 
 def text_levels(values: pd.Series, name: str, listed: str) -> NDArray[Any]:

@@ -179,7 +179,7 @@ def probability_below(scores: Any, threshold: float) -> Tensor:
     level = _numbers(threshold, "threshold")
     if level.dim():
         raise DataError(f"threshold: expected a number, got shape {list(level.shape)}")
-    return (scores < level).to(scores.dtype).mean(0)
+    return (scores < float(threshold)).to(scores.dtype).mean(0)
 
 
 def annotator_table(
@@ -260,8 +260,7 @@ def annotator_table(
 
 def _by_draw(annotations: Annotations, confusion: Any, prevalence: Any) -> tuple[Tensor, Tensor]:
     """Tables ``[n_draws, L, K, K]`` and prevalences ``[n_draws, 1, K]``."""
-    confusion = _confusion(confusion)
-    prevalence = probabilities(prevalence, "prevalence", 1).to(confusion)
+    confusion, prevalence = checked_tables(confusion, prevalence)
     k, n = annotations.n_classes, annotations.n_annotators
     shared = confusion.dim() in (2, 4)
     tables = confusion.unsqueeze(-3).expand(*confusion.shape[:-2], n, k, k) if shared else confusion
@@ -288,7 +287,9 @@ def checked_tables(confusion: Any, shares: Any, name: str = "prevalence") -> tup
         If either does not hold probabilities, or they differ in the number of classes.
     """
     confusion = _confusion(confusion)
-    shares = probabilities(shares, name, 1).to(confusion)
+    shares = probabilities(shares, name, 1)
+    dtype = torch.promote_types(confusion.dtype, shares.dtype)
+    confusion, shares = confusion.to(dtype), shares.to(device=confusion.device, dtype=dtype)
     if shares.shape[-1] != confusion.shape[-1]:
         raise DataError(
             f"{name}: expected {confusion.shape[-1]} classes as confusion has, "

@@ -57,9 +57,9 @@ def test_nominal_alpha_is_its_definition(rows):
     task, label = zip(*rows, strict=True)
     crowd = Annotations.from_arrays(task, range(len(rows)), label)
     counts = np.bincount(task, minlength=6)
-    pairable = {l for t, l in rows if counts[t] > 1}
+    pairable = {name for t, name in rows if counts[t] > 1}
     if len(pairable) < 2:
-        with pytest.raises(DataError, match="two labels|are equal"):
+        with pytest.raises(DataError, match=r"two labels|are equal"):
             krippendorff_alpha(crowd)
     else:
         assert krippendorff_alpha(crowd) == pytest.approx(by_pairs(crowd), abs=1e-12)

@@ -51,7 +51,7 @@ def test_information_is_the_expected_fall_of_entropy():
 
 
 def test_nothing_is_learnt_from_a_spammer_or_about_a_certain_task():
-    spammer = [[0.3, 0.7], [0.3, 0.7]]
+    spammer = np.array([[0.3, 0.7], [0.3, 0.7]])
     assert float(information_gain(TRUTH, spammer).abs().max()) < 1e-15
     assert information_gain([[1.0, 0.0]], np.eye(2)).tolist() == [0.0]
 

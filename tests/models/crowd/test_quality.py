@@ -34,14 +34,14 @@ def test_accuracy_and_costs_are_the_sums_of_their_definitions():
     cost = np.random.default_rng(1).normal(size=(3, 3))
     accuracy = np.zeros((4, 5))
     face, best = np.zeros((4, 5)), np.zeros((4, 5))
-    for i, l in itertools.product(range(4), range(5)):
-        pi, rho = confusion[i, l], prevalence[i, l]
+    for i, m in itertools.product(range(4), range(5)):
+        pi, rho = confusion[i, m], prevalence[i, m]
         for k in range(3):
-            accuracy[i, l] += rho[k] * pi[k, k]
+            accuracy[i, m] += rho[k] * pi[k, k]
             for j in range(3):
-                face[i, l] += rho[k] * pi[k, j] * cost[k, j]
+                face[i, m] += rho[k] * pi[k, j] * cost[k, j]
         for j in range(3):
-            best[i, l] += min(
+            best[i, m] += min(
                 sum(rho[k] * pi[k, j] * cost[k, d] for k in range(3)) for d in range(3)
             )
     close = {"rtol": 1e-12, "atol": 1e-12}
