@@ -18,7 +18,7 @@ from likely.inference.diagnostics import (
     plot_table,
     plot_trace,
 )
-from likely.inference.engines import EM, ENGINES, MAP, MLE, NUTS, SVI, Engine, Laplace, fit
+from likely.inference.engines import EM, ENGINES, MAP, MLE, NUTS, SVI, VBEM, Engine, Laplace, fit
 from likely.inference.engines.guides import trained_guide
 from likely.inference.errors import (
     BoundaryWarning,
@@ -47,6 +47,7 @@ __all__ = [
     "MLE",
     "NUTS",
     "SVI",
+    "VBEM",
     "BoundaryWarning",
     "ConvergenceWarning",
     "DegenerateWarning",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.distributions import biject_to
 
+from likely.inference.engines.boundary import is_simplex
 from likely.inference.errors import NonFiniteError, ProgramError
 from likely.inference.program import Program, Values
 from likely.inference.sites import Unknown
@@ -229,6 +230,9 @@ class Coordinates:
                     f"{source} gives site '{name}' a value outside its support, "
                     f"{unknowns[name].support}"
                 )
+            if unknowns[name].static and is_simplex(unknowns[name].support):
+                # Probabilities that were rounded to another dtype sum to one only nearly.
+                tensor = tensor / tensor.sum(-1, keepdim=True)
             checked[name] = tensor.detach()
         return checked
 

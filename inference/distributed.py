@@ -68,7 +68,7 @@ class ProcessGroup(Ranks):
     group : ProcessGroup, optional
         By default all processes.
     device : torch.device, optional
-        Where tensors are that travel. NCCL carries those of a GPU, gloo those in memory.
+        That of the fit.
 
     Raises
     ------
@@ -86,10 +86,12 @@ class ProcessGroup(Ranks):
             raise ProgramError("this process is not in the group that Shards was given")
         self.group = group
         self.rank, self.size = distributed.get_rank(group), distributed.get_world_size(group)
-        self._device = device
-        if device is None or device.type == "cpu":
-            nccl = "nccl" in str(distributed.get_backend(group))
-            self._device = torch.device("cuda") if nccl else None
+        # NCCL carries tensors of a GPU only, gloo those in memory.
+        self._device = torch.device("cpu")
+        if "nccl" in str(distributed.get_backend(group)) and torch.cuda.is_available():
+            self._device = torch.device("cuda", torch.cuda.current_device())
+            if device is not None and device.type == "cuda":
+                self._device = device
 
     def _global(self, rank: int) -> int:
         return rank if self.group is None else distributed.get_global_rank(self.group, rank)
@@ -118,7 +120,7 @@ class ProcessGroup(Ranks):
         if not tensors:
             return []
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-        sent = flat.to(self._device) if self._device is not None else flat
+        sent = flat.to(self._device)
         with self._connected():
             if summed:
                 distributed.reduce(sent, self._global(0), group=self.group)
@@ -161,9 +163,9 @@ class ProcessGroup(Ranks):
         rank, (kind, message, from_callback) = next(
             (rank, found) for rank, found in enumerate(told) if found is not None
         )
-        error = _KINDS[kind](f"rank {rank} of {self.size}: {message}")
-        setattr(error, FROM_CALLBACK, from_callback)
-        raise error from failure
+        heard = _KINDS[kind](f"rank {rank} of {self.size}: {message}")
+        setattr(heard, FROM_CALLBACK, from_callback)
+        raise heard from failure
 
 
 _KINDS: dict[str, type[Exception]] = {

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from likely.inference.coordinates import Coordinates
 from likely.inference.curvature import MOST_ROWS, hessian
@@ -66,10 +65,13 @@ class _Pass(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            # No graph goes on from here: a second derivative would silently be zero.
+            raise RuntimeError("a density of Shards can be differentiated once")
         (slopes,) = ctx.saved_tensors
-        flat = gradient @ slopes
+        # A term that is not asked for may have a slope that is not finite.
+        flat = torch.where(gradient[:, None] != 0, gradient[:, None] * slopes, 0.0).sum(0)
         found: list[torch.Tensor | None] = []
         start = 0
         for shape in ctx.shapes:

@@ -167,6 +167,9 @@ class Streamed(Program):
 
     def run(self, *args: Any, **kwargs: Any) -> Run:
         """Refused: there is no one run over data that come in batches."""
+        if "head" not in self.__dict__:
+            # Still being read, with the first batch.
+            return super().run(*args, **kwargs)
         raise FitError(
             f"a fit from {self.brings} keeps no observations, and this needs them: fit all data at "
             "once, or give new data to fit.predict" + self.mend

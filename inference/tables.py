@@ -46,6 +46,9 @@ class Table(torch.Tensor):
     """
 
     _log: bool = False
+    # Whether the sum is taken for one whatever it is: exp E[log π] of variational Bayes is no
+    # distribution, and must not be made one.
+    _declared: bool = False
 
     @classmethod
     def __torch_function__(
@@ -60,9 +63,12 @@ class Table(torch.Tensor):
         if func in _KEEPING:
             table = result.as_subclass(Table)
             table._log = source._log or func in _LOGARITHMS
+            table._declared = source._declared
             return table
         if func in (_LOGSUMS if source._log else _SUMS) and _over_last(source, args, kwargs):
             target = 0.0 if source._log else 1.0
+            if source._declared:
+                return torch.full_like(_plain(result).detach(), target)
             tolerance = 1e3 * torch.finfo(result.dtype).eps
             if bool(((result.detach() - target).abs() < tolerance).all()):
                 return _plain(result).detach()

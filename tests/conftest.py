@@ -31,10 +31,12 @@ from likely.models import (
     BernoulliModel,
     CategoricalModel,
     DawidSkene,
+    FeatureDependentCrowd,
     GaussianMixture,
     GaussianModel,
     HiddenMarkovModel,
     HierarchicalDawidSkene,
+    LearningFromCrowds,
     LinearRegression,
     LogisticRegression,
     Mixture,
@@ -42,6 +44,7 @@ from likely.models import (
     PoissonModel,
     PoissonRegression,
     Sequences,
+    SoftmaxRegression,
 )
 
 Values = dict[str, torch.Tensor]
@@ -348,9 +351,21 @@ def crowd(tasks: int, annotators: int, classes: int) -> Callable[[], tuple[Annot
     return design
 
 
+def described_crowd(tasks: int, annotators: int, classes: int) -> Callable[[], tuple[Annotations]]:
+    """The same, with two features of every task."""
+
+    def design() -> tuple[Annotations]:
+        (plain,) = crowd(tasks, annotators, classes)()
+        return (replace(plain, features=torch.randn(tasks, 2)),)
+
+    return design
+
+
 # A traced density takes half the time of a step where the program is large.
 TRACED = {"nuts": {"jit": True}}
 TRACED_SHORT = {"nuts": {"jit": True, "draws": 100}}
+# All scores of a softmax may move together; a wide prior makes that direction a long one.
+UNIT_PRIORS = SoftmaxRegression(2, intercept_scale=1.0, coefficients_scale=1.0)
 MIXTURE = {"locs": 0, "weights": 0, "scales": 0, "correlation_cholesky": 0}
 CLUSTERS = {
     "weights": [0.4, 0.6],
@@ -536,7 +551,7 @@ CONFIGS = [
         program=HierarchicalDawidSkene(2, spread_prior=0.5),
         truth={
             "prevalence": [0.4, 0.6],
-            "population": [[0.85, 0.15], [0.2, 0.8]],
+            "population": [[0.9, 0.1], [0.12, 0.88]],
             "spread": [0.5, 0.4],
             "deviation": [
                 [[0.4, -0.3], [-0.5, 0.2]],
@@ -551,7 +566,44 @@ CONFIGS = [
         latents=True,
         # Any population gives the same tables with other deviations.
         unfit=frozenset({"mle", "em"}),
-        options={"nuts": {"jit": True, "draws": 300, "warmup": 200}},
+        options={"nuts": {"jit": True, "draws": 200, "warmup": 200, "target_accept": 0.9}},
+    ),
+    Config(
+        name="learning-from-crowds",
+        program=LearningFromCrowds(2, UNIT_PRIORS),
+        truth={
+            "intercept": [0.2, -0.2],
+            "coefficients": [[1.0, -0.5], [-1.0, 0.5]],
+            "confusion": [
+                [[0.9, 0.1], [0.15, 0.85]],
+                [[0.8, 0.2], [0.1, 0.9]],
+                [[0.85, 0.15], [0.2, 0.8]],
+                [[0.88, 0.12], [0.18, 0.82]],
+            ],
+        },
+        design=described_crowd(150, 4, 2),
+        bind=lambda labels, annotations: (annotations.with_labels(labels),),
+        plate="task",
+        latents=True,
+        # The likelihood knows differences between classes alone.
+        unfit=frozenset({"mle", "em"}),
+        options=TRACED_SHORT,
+    ),
+    Config(
+        name="feature-dependent-crowd",
+        program=FeatureDependentCrowd(2, UNIT_PRIORS),
+        truth={
+            "intercept": [0.2, -0.2],
+            "coefficients": [[1.0, -0.5], [-1.0, 0.5]],
+            "expertise_intercept": [1.5, 1.8, 1.2, 2.0],
+            "expertise_coefficients": [[1.0, 0.0], [-1.0, 0.3], [0.0, 0.8], [0.5, -0.5]],
+        },
+        design=described_crowd(150, 4, 2),
+        bind=lambda labels, annotations: (annotations.with_labels(labels),),
+        plate="task",
+        latents=True,
+        unfit=frozenset({"mle", "em"}),
+        options=TRACED_SHORT,
     ),
     Config(
         name="hidden-markov",

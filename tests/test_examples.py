@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
 EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.py") if not p.name.startswith("_"))
 # What makes an example short enough for a test; the others run as they are.
 SHORT = {
@@ -54,6 +55,12 @@ SAYS = {
     "two_bells.py": ["-792.65", "-1.060, 2.539", "94 % interval", "two_bells.gif"],
     "underflow.py": ["150      1075", "106       752", "not zero: 0 of 81", "finite: 81 of 81"],
     "anesthesia.py": ["prevalence[1]", "-192.89", "The 38 cells that the MLE says never happen"],
+    "crowd_classifier.py": [
+        "every label                 0.740 0.747 0.774 0.809",
+        "joint                       0.736 0.831 0.834 0.853",
+        "ahead of the others at: [2, 3, 5] labels a task",
+        "LabelMe",
+    ],
     "declare_your_own.py": ["rate", "broken with probability"],
     "vae.py": ["ELBO per picture, after", "PCA, 2 numbers", "VAE, 2 numbers"],
 }
@@ -70,7 +77,7 @@ def test_example_runs(script: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", script.name, *SHORT.get(script.name, [])],
         cwd=copy,
-        env={**os.environ, "MPLBACKEND": "Agg"},
+        env={"LIKELY_DATA": str(DATA), **os.environ, "MPLBACKEND": "Agg"},
         capture_output=True,
         text=True,
         timeout=600,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from likely.inference.cli.crowd import crowd
+from likely.inference.cli.crowd_command import crowd
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -13,7 +13,13 @@ import torch
 from likely.inference.diagnostics import plot_intervals, plot_latent, plot_table
 from likely.inference.diagnostics.groups import first_draw, posterior_by_site
 from likely.inference.fit import Fit
-from likely.models.crowd import Annotations, annotator_table
+from likely.models.crowd import (
+    Annotations,
+    annotator_table,
+    tasks_to_label,
+    truth_entropy,
+    truth_table,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +62,27 @@ def quality(fit: Fit, annotations: Annotations, **options: Any) -> pd.DataFrame:
             lower, upper = np.quantile(values, [tail, 1 - tail], axis=0)
             columns |= {f"{name}_lower": lower, f"{name}_upper": upper}
     return pd.DataFrame(columns, index=pd.Index(annotations.annotators, name="annotator"))
+
+
+def next_tasks(fit: Fit, annotations: Annotations, truth: torch.Tensor, most: int) -> pd.DataFrame:
+    """Tasks that need another label, by expected gain or, without confusion tables, by entropy.
+
+    Parameters
+    ----------
+    fit, annotations
+        As in `quality`.
+    truth : Tensor
+        [n_tasks, K]: probabilities of the true classes.
+    most : int
+        How many tasks.
+    """
+    if "confusion" in fit.params:
+        return tasks_to_label(annotations, truth, fit.params["confusion"], most=most)
+    table = truth_table(annotations, truth)[["truth", "probability", "labels"]]
+    table["entropy"] = truth_entropy(truth).cpu().numpy()
+    if annotations.truth is not None:
+        table = table[(annotations.truth < 0).cpu().numpy()]
+    return table.sort_values("entropy", ascending=False, kind="stable").head(most)
 
 
 def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[str]:

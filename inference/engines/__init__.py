@@ -13,11 +13,12 @@ from likely.inference.engines.map import MAP
 from likely.inference.engines.mle import MLE
 from likely.inference.engines.nuts import NUTS
 from likely.inference.engines.svi import SVI
+from likely.inference.engines.vbem import VBEM
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 
 ENGINES: dict[str, type[Any]] = {
-    engine.name: engine for engine in (MLE, MAP, EM, SVI, Laplace, NUTS)
+    engine.name: engine for engine in (MLE, MAP, EM, SVI, Laplace, NUTS, VBEM)
 }
 
 
@@ -30,7 +31,7 @@ def fit(program: Callable[..., Any], /, *args: Any, engine: str = "map", **optio
         Any Pyro program.
     *args
         What the program is called with.
-    engine : {"mle", "map", "em", "svi", "laplace", "nuts"} or Engine
+    engine : {"mle", "map", "em", "svi", "laplace", "nuts", "vbem"} or Engine
         Which engine, or an engine with its options set.
     **options
         The engine's options.
@@ -80,4 +81,15 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-__all__ = ["EM", "ENGINES", "MAP", "MLE", "NUTS", "SVI", "Engine", "Laplace", "fit"]
+__all__ = [
+    "EM",
+    "ENGINES",
+    "MAP",
+    "MLE",
+    "NUTS",
+    "SVI",
+    "VBEM",
+    "Engine",
+    "Laplace",
+    "fit",
+]

@@ -68,6 +68,7 @@ def expect(
     *,
     hard: bool = False,
     with_prior: bool = False,
+    unnormalised: bool = False,
 ) -> Expectation:
     """E-step by Fisher's identity on the enumerated density.
 
@@ -86,10 +87,14 @@ def expect(
         Put all probability on the jointly most probable latents (classification EM).
     with_prior : bool
         Let the priors of sites that depend on a table take part in its counts.
+    unnormalised : bool
+        Take the rows of tables as they are, though they may not sum to one.
     """
     leaves = {name: values[name].detach().clone().requires_grad_(True) for name in tables}
     with torch.enable_grad():
         wrapped = {name: leaf.as_subclass(Table) for name, leaf in leaves.items()}
+        for table in wrapped.values():
+            table._declared = unnormalised
         run = program.run({**values, **wrapped}, apart=True)
         if not with_prior and any(f.role == "unknown" for f in run.enumerated):
             names = [f.name for f in run.enumerated if f.role == "unknown"]

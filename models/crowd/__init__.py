@@ -34,10 +34,12 @@ from likely.models.crowd.quality import (
     probability_below,
     spammer_score,
 )
+from likely.models.crowd.shards import AnnotationShards
 
 __all__ = [
     "GLAD",
     "MACE",
+    "AnnotationShards",
     "Annotations",
     "DawidSkene",
     "EvenErrors",

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from likely.envs import DataError
@@ -24,6 +23,7 @@ from likely.models.crowd._classifier import (
 from likely.models.crowd._newton import logistic_newton
 from likely.models.crowd._program import Sites, check_classes, counts_at, shares_at_start
 from likely.models.crowd.annotations import Annotations
+from likely.models.crowd.even_errors import EvenErrors
 from likely.models.crowd.latent_truth import LatentTruth
 from likely.models.softmax import SoftmaxRegression
 
@@ -117,21 +117,19 @@ class FeatureDependentCrowd(WithClassifier):
 
     def likelihood(self, sites: Sites, batch: Annotations) -> LatentTruth:
         """The distribution of all labels, true classes summed out."""
-        return LatentTruth(
-            self.truth_prior(sites, batch), self.right(sites, batch), batch, by_label=True
-        )
+        prior, log_odds = self.truth_prior(sites, batch), self.log_odds_right(sites, batch)
+        return LatentTruth(prior, log_odds, batch, by_label=True, log_odds=True)
 
-    def reports(self, sites: Sites, batch: Annotations, truth: Tensor) -> LatentTruth:
+    def reports(self, sites: Sites, batch: Annotations, truth: Tensor) -> EvenErrors:
         """The distribution of all labels given true classes ``[n_tasks]``."""
-        certain = F.one_hot(truth, self.n_classes).to(sites["expertise_intercept"])
-        return LatentTruth(certain, self.right(sites, batch), batch, by_label=True)
+        return EvenErrors(self.log_odds_right(sites, batch), batch, truth)
 
-    def right(self, sites: Sites, batch: Annotations) -> Tensor:
-        """Probability that each label is right, ``[*outside, n_labels]``."""
+    def log_odds_right(self, sites: Sites, batch: Annotations) -> Tensor:
+        """Log-odds ``[*outside, n_labels]`` that each label is right."""
         rows = features_of(batch)[batch.task]
         slopes = sites["expertise_coefficients"][..., batch.annotator, :]
         levels = sites["expertise_intercept"][..., batch.annotator]
-        return torch.sigmoid((rows * slopes).sum(-1) + levels)
+        return (rows * slopes).sum(-1) + levels
 
     def initial(self, annotations: Annotations) -> dict[str, Tensor]:
         """Starting values: agreement with vote shares, and no use of features.

@@ -23,7 +23,7 @@ _ZIPPED = (".gz", ".bz2", ".lz4", ".zst")
 def read_csv(
     path: str | PathLike[str], columns: list[str], separator: str | None = None
 ) -> pd.DataFrame:
-    """Columns of a text file with a header, every entry as the text that stands there.
+    """Columns of a text file with a header, as categories of the texts that stand there.
 
     ``007`` and ``7`` are different ids, and ``NA`` and ``None`` are ids like any other; only an
     empty field is missing.
@@ -49,11 +49,12 @@ def read_csv(
         endings = [ending for ending in source.suffixes if ending not in _ZIPPED]
         separator = "\t" if endings and endings[-1] in _TABS else ","
     names = list(dict.fromkeys(columns))
-    # Arrow refuses rows that are too long or too short; pandas shifts or cuts some of them.
-    parsing = pc.ParseOptions(delimiter=separator, newlines_in_values=True)
-    text = {name: pa.string() for name in names}
+    # As categories: a million labels hold a few distinct texts each column.
+    text = {name: pa.dictionary(pa.int32(), pa.string()) for name in names}
     converting = {"column_types": text, "strings_can_be_null": True, "null_values": [""]}
     try:
+        # Arrow refuses rows that are too long or too short; pandas shifts or cuts some of them.
+        parsing = pc.ParseOptions(delimiter=separator, newlines_in_values=True)
         with pc.open_csv(source, parse_options=parsing) as reader:
             check_columns(source, columns, reader.schema.names)
         table = pc.read_csv(
@@ -114,7 +115,7 @@ def text_levels(values: pd.Series, name: str, listed: str) -> NDArray[Any]:
     DataError
         If all are numbers and some are negative, which usually marks missing entries.
     """
-    levels = np.sort(values.dropna().unique().astype(object))
+    levels = np.sort(np.asarray(values.dropna().unique(), dtype=object))
     try:
         numbers = levels.astype(float)
     except ValueError:

@@ -65,6 +65,8 @@ class GLAD(_WithPrevalence):
     the opposite abilities with the classes exchanged. The priors decide; maximum likelihood finds
     some point of a ridge, and infinity for an annotator who is never wrong. There are about as many
     unknowns as tasks: with few labels a task, only a posterior says what is not known of each.
+    `MAP` maximises over the easiness, the paper over its logarithm: that mode is found with a mean
+    in ``easiness_prior`` that is larger by the squared standard deviation.
 
     Examples
     --------

@@ -125,6 +125,8 @@ def test_bad_paths_are_named(tmp_path):
         Annotations.from_csv(tmp_path)
     with pytest.raises(DataError, match=r"cannot read .*noise.csv' as a table"):
         Annotations.from_csv(noise)
+    with pytest.raises(DataError, match="single character"):
+        Annotations.from_csv(noise, separator="::")
     with pytest.raises(DataError, match="as Parquet"):
         Annotations.from_parquet(noise)
     ROWS.to_parquet(tmp_path / "labels.parquet")

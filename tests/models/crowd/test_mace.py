@@ -17,7 +17,7 @@ from pyro.infer import TraceEnum_ELBO
 from pyro.ops.indexing import Vindex
 
 from likely.envs import DataError
-from likely.inference import EM, MAP, MLE, SVI, Laplace
+from likely.inference import EM, MAP, MLE, Laplace
 from likely.models import MACE, Annotations, DawidSkene
 from likely.models.crowd.mace import mixed_table
 
@@ -26,11 +26,18 @@ DATA = Path(os.environ.get("LIKELY_DATA", Path(__file__).parents[4] / "shared" /
 pytestmark = pytest.mark.usefixtures("in_double")
 
 TRUTH = {
-    "prevalence": torch.tensor([0.5, 0.3, 0.2]).double(),
-    "competence": torch.tensor([0.85, 0.6, 0.3, 0.75, 0.05]).double(),
-    "spam": torch.tensor(
-        [[0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.3, 0.4, 0.3], [0.8, 0.1, 0.1]]
-    ).double(),
+    name: torch.tensor(value, dtype=torch.float64)
+    for name, value in {
+        "prevalence": [0.5, 0.3, 0.2],
+        "competence": [0.85, 0.6, 0.3, 0.75, 0.05],
+        "spam": [
+            [0.3, 0.3, 0.4],
+            [0.1, 0.2, 0.7],
+            [0.6, 0.3, 0.1],
+            [0.3, 0.4, 0.3],
+            [0.8, 0.1, 0.1],
+        ],
+    }.items()
 }
 ENUMERATED = {"enumerate": "parallel"}
 
@@ -63,9 +70,7 @@ def test_density_is_that_of_a_program_with_both_latents():
                 who = crowd.annotator[rows]
                 told = dist.Bernoulli(TRUTH["competence"][who])
                 told = pyro.sample(f"told_{i}", told, infer=ENUMERATED).bool().unsqueeze(-1)
-                table = torch.where(
-                    told, Vindex(torch.eye(3))[truth].unsqueeze(-2), TRUTH["spam"][who]
-                )
+                table = torch.where(told, Vindex(torch.eye(3))[truth], TRUTH["spam"][who])
                 pyro.sample(f"label_of_{i}", dist.Categorical(table), obs=crowd.label[rows])
 
     loss = TraceEnum_ELBO(max_plate_nesting=1).loss(plain, lambda: None)
@@ -138,9 +143,7 @@ def test_one_step_is_the_maximum_over_both_latents_by_hand():
     torch.testing.assert_close(found["prevalence"], shares.mean(0))
 
 
-@pytest.mark.parametrize(
-    "engine", [MAP(), EM(objective="posterior"), Laplace(draws=1000), SVI(guide="multivariate")]
-)
+@pytest.mark.parametrize("engine", [MAP(), EM(objective="posterior"), Laplace(draws=1000)])
 def test_what_labels_were_simulated_from_is_found(engine):
     fit = engine.fit(MACE(3), simulated())
     if fit.is_point:
@@ -182,6 +185,7 @@ def test_without_errors_nothing_is_known_of_habits():
     ],
 )
 @pytest.mark.parametrize("engine", [EM(objective="posterior"), MAP(), EM(hard=True)])
+@pytest.mark.filterwarnings("ignore::likely.inference.errors.BoundaryWarning")
 def test_degenerate_crowds(crowd, engine):
     fit = engine.fit(MACE(2), crowd)
     assert all(bool(torch.isfinite(value).all()) for value in fit.params.values())
@@ -198,7 +202,7 @@ def test_mini_batches_add_up_to_the_whole():
 @pytest.mark.parametrize(
     ("name", "accuracy"), [("bluebirds", 0.880), ("rte", 0.929), ("d_product", 0.937)]
 )
-def test_published_crowds(name, accuracy):
+def test_published_crowds(name, accuracy, record_property):
     folder = DATA / "crowd" / name
     if not folder.is_dir():
         pytest.skip(f"no data in {folder}; set LIKELY_DATA")
@@ -208,7 +212,7 @@ def test_published_crowds(name, accuracy):
     position = {task: i for i, task in enumerate(crowd.tasks.tolist())}
     guess = crowd.classes[fit.latent("truth").argmax(-1).numpy()]
     hits = [guess[position[task]] == label for task, label in gold.items() if task in position]
-    print(f"MACE on {name}: {np.mean(hits):.4f}")
+    record_property("accuracy", np.mean(hits))
     assert np.mean(hits) == pytest.approx(accuracy, abs=2e-3)
 
 

@@ -36,7 +36,7 @@ def simulated(program, values, tasks=200, annotators=5):
 
 def by_hand(annotations, prevalence, tables):
     """log p(labels) in NumPy, one label at a time."""
-    joint = np.tile(np.log(prevalence), (annotations.n_tasks, 1))
+    joint = np.tile(np.log(prevalence.numpy()), (annotations.n_tasks, 1))
     rows = (annotations.task, annotations.annotator, annotations.label)
     for i, who, label in zip(*(r.tolist() for r in rows), strict=True):
         joint[i] += np.log(tables[who][:, label])

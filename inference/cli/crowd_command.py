@@ -13,20 +13,26 @@ from likely.envs import DataError
 from likely.inference.cli import crowd_input, crowd_output
 from likely.inference.cli.errors import BadInputError, plain_errors, plain_warnings
 from likely.inference.engines import ENGINES, fit
+from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 from likely.models.crowd import (
+    GLAD,
+    MACE,
     Annotations,
     DawidSkene,
+    HierarchicalDawidSkene,
     OneCoin,
     PooledMultinomial,
     krippendorff_alpha,
-    tasks_to_label,
     truth_table,
 )
 
 # Programs by name: each is called with the number of classes.
 MODELS: dict[str, Any] = {
     "dawid-skene": DawidSkene,
+    "glad": GLAD,
+    "hierarchical": HierarchicalDawidSkene,
+    "mace": MACE,
     "one-coin": OneCoin,
     "pooled": PooledMultinomial,
 }
@@ -38,7 +44,8 @@ Files in DIR:
                    and the probability p_<class> of every class
   annotators.csv   annotator, number of labels, accuracy, spammer score (0 spammer,
                    1 perfect) and costs; intervals with engines that have draws
-  next.csv         with --next: tasks for which another label is worth most
+  next.csv         with --next: tasks for which another label is worth most (the least
+                   certain ones where the model has no confusion tables)
   fit.nc           the fit; likely.inference.Fit.load and ArviZ read it
   *.png            annotators, truth, confusion tables
 \b
@@ -81,7 +88,9 @@ Examples:
     type=click.Choice(list(MODELS)),
     default="dawid-skene",
     show_default=True,
-    help="How annotators err: a table each, one number each, or one table for all.",
+    help="How annotators err: dawid-skene a table each, hierarchical tables around a common one, "
+    "pooled one table for all, one-coin one number each, mace a number and a habit of spamming, "
+    "glad a number each that counts for more on easy tasks.",
 )
 @click.option(
     "--engine",
@@ -181,7 +190,7 @@ def crowd(
         out.mkdir(parents=True, exist_ok=True)
         _describe(data)
         if start is not None:
-            made["init"] = Fit.load(start)
+            made["init"] = _earlier(start)
         made |= {"seed": seed, "progress": sys.stderr.isatty() if progress is None else progress}
         with plain_warnings():
             result = fit(MODELS[model](data.n_classes), data, engine=engine, **made)
@@ -191,11 +200,7 @@ def crowd(
         quality = crowd_output.quality(result, data, **settings)
         tables = {"truth": truth, "annotators": quality}
         if asked:
-            if "confusion" not in result.params:
-                raise BadInputError(f"next: model {model!r} has no confusion tables")
-            tables["next"] = tasks_to_label(
-                data, probabilities, result.params["confusion"], most=asked
-            )
+            tables["next"] = crowd_output.next_tasks(result, data, probabilities, asked)
         if scored is not None:
             known = scored >= 0
             right = (probabilities.argmax(-1)[known] == scored[known]).double().mean()
@@ -227,6 +232,13 @@ def _read(
     if gold is None or gold_use == "fit":
         return data, None
     return replace(data, truth=None), data.truth
+
+
+def _earlier(path: Path) -> Fit:
+    try:
+        return Fit.load(path)
+    except FitError as error:
+        raise BadInputError(f"start: {error}") from error
 
 
 def _check_options(interval: float, threshold: float | None) -> None:
