@@ -585,9 +585,8 @@ CONFIGS = [
         bind=lambda labels, annotations: (annotations.with_labels(labels),),
         plate="task",
         latents=True,
-        # The likelihood knows differences between classes alone.
-        unfit=frozenset({"mle", "em"}),
-        options=TRACED_SHORT,
+        # The likelihood knows differences between classes alone; NUTS takes minutes.
+        unfit=frozenset({"mle", "em", "nuts"}),
     ),
     Config(
         name="feature-dependent-crowd",
@@ -602,8 +601,7 @@ CONFIGS = [
         bind=lambda labels, annotations: (annotations.with_labels(labels),),
         plate="task",
         latents=True,
-        unfit=frozenset({"mle", "em"}),
-        options=TRACED_SHORT,
+        unfit=frozenset({"mle", "em", "nuts"}),
     ),
     Config(
         name="hidden-markov",

@@ -215,14 +215,17 @@ def test_expertise_is_recovered_within_its_errors() -> None:
     crowd, _, values = simulated(1500, 4)
     program = FeatureDependentCrowd(K, expertise_coefficients_scale=3.0, expertise_scale=3.0)
     fit = Laplace(draws=400).fit(program, crowd)
+    scores = []
     for name in NAMES[1:]:
         draws, truth = fit.draws[name].flatten(0, 1), values[name]
         if name == "coefficients":
             draws = draws - draws.mean(-2, keepdim=True)
-        z = (draws.mean(0) - truth) / draws.std(0)
-        # The largest of 21 standard normals is below 4 in 998 of 1000 cases.
-        assert z.abs().max() < 4
-        assert z.square().mean() < 2.5
+        scores.append(((draws.mean(0) - truth) / draws.std(0)).flatten())
+    z = torch.cat(scores)
+    # Of 21 standard normals the largest is below 4 in 998 of 1000 cases, and the mean square
+    # has a standard deviation of (2 / 21)^(1/2) = 0.31.
+    assert z.abs().max() < 4
+    assert z.square().mean() < 2
     x = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
     found, expected = (program.expertise(v, x) for v in (fit.draws, values))
     assert found.shape == (2, 5)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -30,8 +27,6 @@ from likely.models import (
     SoftmaxRegression,
 )
 
-ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("LIKELY_DATA", ROOT.parent / "shared" / "data"))
 K, D = 3, 2
 COEFFICIENTS = torch.tensor([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]], dtype=torch.float64)
 pytestmark = pytest.mark.usefixtures("in_double")
@@ -390,27 +385,3 @@ def test_new_features_must_fit_the_classifier() -> None:
         program.predict_proba({"intercept": values["intercept"]}, torch.ones(4, D))
     with pytest.raises(ProgramError, match="mat1 and mat2"):
         MAP().fit(LearningFromCrowds(K, torch.nn.Linear(5, K)), small())
-
-
-# -- a published crowd ---------------------------------------------------------------------------
-
-
-def test_labelme_is_learnt_better_than_from_votes() -> None:
-    folder = DATA / "crowd" / "labelme"
-    if not (folder / "features.npz").is_file():
-        pytest.skip(f"no features.npz in {folder}; set LIKELY_DATA")
-    with np.load(folder / "features.npz") as data:
-        train, test = data["X_train"].astype(float), data["X_test"].astype(float)
-        truth = torch.from_numpy(data["y_test"])
-    mean, spread = train.mean(0), train.std(0) + 1e-9
-    crowd = Annotations.from_frame(
-        pd.read_csv(folder / "labels.csv"),
-        annotator="worker",
-        tasks=range(1000),
-        features=(train - mean) / spread,
-    )
-    program = LearningFromCrowds(8, SoftmaxRegression(8, coefficients_scale=0.1))
-    fit = EM(objective="posterior", tol=1e-6).fit(program, crowd)
-    guess = program.predict_proba(fit.params, (test - mean) / spread).argmax(-1)
-    # Two stages, votes and then softmax regression, reach 0.822.
-    assert (guess == truth).double().mean() >= 0.84
