@@ -93,8 +93,8 @@ def expect(
     leaves = {name: values[name].detach().clone().requires_grad_(True) for name in tables}
     with torch.enable_grad():
         wrapped = {name: leaf.as_subclass(Table) for name, leaf in leaves.items()}
-        for table in wrapped.values():
-            table._declared = unnormalised
+        for own in wrapped.values():
+            own._declared = unnormalised
         run = program.run({**values, **wrapped}, apart=True)
         if not with_prior and any(f.role == "unknown" for f in run.enumerated):
             names = [f.name for f in run.enumerated if f.role == "unknown"]
