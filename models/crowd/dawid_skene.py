@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -275,8 +275,6 @@ class OneCoin(_FromVotes):
     n_classes: int
     prevalence_prior: float | Tensor = 1.0
     ability_prior: tuple[float, float] = (2.0, 1.0)
-
-    confusion_prior: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         self._check_prevalence()

@@ -6,7 +6,6 @@ import warnings
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,12 +16,8 @@ from likely.inference import (
     EM,
     MAP,
     MLE,
-    NUTS,
-    SVI,
     ConvergenceWarning,
     FitError,
-    NonFiniteError,
-    OptionError,
     ProgramError,
     Shards,
     latent_by_part,
@@ -35,11 +30,9 @@ from likely.models import (
     Annotations,
     CategoricalModel,
     DawidSkene,
-    GaussianMixture,
     LogisticRegression,
-    PoissonModel,
 )
-from likely.models.crowd import LearningFromCrowds, OneCoin, PooledMultinomial
+from likely.models.crowd import OneCoin, PooledMultinomial
 
 GENERATOR = np.random.default_rng(3)
 # Sums in another order differ by rounding: so much, relative to log-likelihoods of some hundreds.
@@ -267,169 +260,19 @@ def test_no_graph_over_all_parts_is_held():
     assert alive == ["built", "freed"] * 3
 
 
-# -- bad input ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        (iter([torch.ones(2)]), "only once"),
-        ((x for x in [torch.ones(2)]), "only once"),
-        (torch.ones(2), "list of parts"),
-        (np.ones(2), "list of parts"),
-        (pd.DataFrame({"x": [1.0]}), "list of parts"),
-        ({"x": torch.ones(2)}, "list of parts"),
-        ("parts", "list of parts"),
-        (3, "list of parts"),
-        (None, "list of parts"),
-        (CROWD, "list of parts"),
-    ],
-)
-def test_what_cannot_be_parts_is_refused(parts, message):
-    with pytest.raises(ProgramError, match=message):
-        Shards(parts)
-
-
-def test_a_function_that_gives_the_same_iterator_twice_is_found_out():
-    once = iter([torch.ones(3), torch.ones(2)])
-    with pytest.raises(ProgramError, match=r"new iterator every time|no parts"):
-        MLE().fit(PoissonModel(), Shards(lambda: once))
-    passes = []
-
-    def parts():
-        passes.append(len(passes))
-        # The first is looked at for the head, the second is the first pass.
-        return [torch.ones(2)] * (2 if len(passes) < 3 else 1)
-
-    with pytest.raises(ProgramError, match=r"2 part.*and 1 in a later"):
-        MLE().fit(PoissonModel(), Shards(parts))
-
-
-@pytest.mark.parametrize("engine", [EM(), MLE()], ids=["em", "mle"])
-def test_no_parts_and_wrong_parts_are_refused(engine):
-    with pytest.raises(ProgramError, match="no parts"):
-        engine.fit(PoissonModel(), Shards([]))
-    with pytest.raises(ProgramError, match="must give an iterable"):
-        engine.fit(PoissonModel(), Shards(lambda: 3))
-    with pytest.raises(ValueError, match="expected Annotations"):
-        engine.fit(DawidSkene(3), Shards([torch.ones(3)]))
-    with pytest.raises(ValueError, match="expected Annotations"):
-        engine.fit(DawidSkene(3), Shards([CROWD, torch.ones(3)]))
-    with pytest.raises(ProgramError, match="given once"):
-        engine.fit(LogisticRegression(), Shards([torch.ones(3, 1)]), Shards([torch.ones(3)]))
-    with pytest.raises(ProgramError, match="given once"):
-        engine.fit(PoissonModel(), x=Shards([torch.ones(3)]))
-
-
-def test_observations_out_of_range_are_found_in_every_part():
-    good, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])
-    with pytest.raises(ValueError, match=r"nan|support|finite"):
-        MLE().fit(PoissonModel(), Shards([good, bad]))
-
-
-def test_parts_of_other_annotators_are_refused():
-    other = Annotations(
-        CROWD.task, CROWD.annotator, CROWD.label, CROWD.tasks, CROWD.annotators[::-1], CROWD.classes
-    )
-    with pytest.raises(ProgramError, match="part 1 has other labels of 'annotator'"):
-        EM().fit(DawidSkene(3), Shards([CROWD, other]))
-    fewer = Annotations.from_arrays([0, 1], [0, 1], [0, 2], classes=[0, 1, 2])
-    with pytest.raises(ProgramError, match="same groups and ids"):
-        EM().fit(DawidSkene(3), Shards([CROWD, fewer]))
-
-
-def test_values_for_each_observation_are_refused():
-    def program(x):
-        with pyro.plate("n", len(x)):
-            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
-
-    with pytest.raises(ProgramError, match="'mean' has a value for each observation"):
-        MAP().fit(program, Shards([torch.ones(2), torch.ones(2)]))
-
-
-def test_a_latent_of_all_observations_is_refused():
-    def program(x):
-        rate = pyro.sample("rate", dist.Gamma(torch.ones(2), 1.0).to_event(1))
-        z = pyro.sample("z", dist.Categorical(torch.ones(2) / 2))
-        with pyro.plate("n", len(x)):
-            pyro.sample("x", dist.Poisson(rate[z]), obs=x)
-
-    with pytest.raises(ProgramError, match="'z' is shared"):
-        MLE().fit(program, Shards([torch.ones(2), torch.ones(3)]))
-
-
-def test_statistics_that_do_not_add_are_refused_and_mle_goes_on():
-    rng = np.random.default_rng(2)
-    x = torch.as_tensor(np.concatenate([rng.normal(-3, 1, (80, 1)), rng.normal(3, 1, (70, 1))]))
-    x = x[torch.as_tensor(rng.permutation(150))]
-    parts = Shards(x.split([75, 75]))
-    with pytest.raises(ProgramError, match=r"'x'.* cannot be added over parts.*use MLE or MAP"):
-        EM().fit(GaussianMixture(2), parts)
-    whole = MAP(init=EM().fit(GaussianMixture(2), x)).fit(GaussianMixture(2), x)
-    many = MAP(init=whole).fit(GaussianMixture(2), parts)
-    assert many.log_likelihood == pytest.approx(whole.log_likelihood, abs=1e-6)
-
-
-def test_a_prior_for_each_task_does_not_add_up():
-    features = torch.as_tensor(np.random.default_rng(0).normal(size=(CROWD.n_tasks, 2)))
-    crowd = Annotations(
-        CROWD.task,
-        CROWD.annotator,
-        CROWD.label,
-        CROWD.tasks,
-        CROWD.annotators,
-        CROWD.classes,
-        features=features,
-    )
-    # At the start all tasks may have the same prior: equal parts must not pass for it.
-    with pytest.raises(ProgramError, match="cannot be added over parts"):
-        EM().fit(LearningFromCrowds(3), Shards(cut(crowd, 75)))
-
-
-def test_a_numerical_m_step_over_the_data_is_refused():
+def test_a_loader_may_feed_a_program_with_an_enumerated_latent():
     def program(x):
         weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2)))
-        rate = pyro.sample("rate", dist.Gamma(torch.ones(2), 1.0).to_event(1))
         with pyro.plate("n", len(x)):
             z = pyro.sample("z", dist.Categorical(weights))
-            pyro.sample("x", dist.Poisson(rate[z]), obs=x)
+            pyro.sample("x", dist.Poisson(torch.tensor([1.0, 8.0])[z]), obs=x)
 
-    class WithStep:
-        def __call__(self, x):
-            program(x)
-
-        def m_step(self, expected, params, x, *, objective):
-            return {"rate": params["rate"]}
-
-    x = torch.tensor([1.0, 9.0, 2.0, 8.0])
-    init = {"weights": [0.5, 0.5], "rate": [1.0, 8.0]}
-    with pytest.raises(ProgramError, match="'x' needs a numerical M-step that goes over the data"):
-        EM(init=init).fit(program, Shards(x.split(2)))
-    with pytest.raises(ProgramError, match="responsibilities of 'z'"):
-        EM(init=init).fit(WithStep(), Shards(x.split(2)))
-    one, many = MLE(init=init).fit(program, x), MLE(init=init).fit(program, Shards(x.split(2)))
-    assert many.log_likelihood == pytest.approx(one.log_likelihood, abs=1e-8)
-
-
-@pytest.mark.parametrize("engine", [SVI(), NUTS()], ids=["svi", "nuts"])
-def test_engines_that_need_all_data_say_so(engine):
-    with pytest.raises(OptionError, match="needs all data at once"):
-        engine.fit(PoissonModel(), Shards([torch.ones(3)]))
-
-
-def test_options_that_contradict_shards():
-    with pytest.raises(OptionError, match="batch_size=2"):
-        MLE(batch_size=2).fit(PoissonModel(), Shards([torch.ones(3)]))
-    with pytest.raises(ProgramError, match="init_process_group"):
-        MLE().fit(PoissonModel(), Shards([torch.ones(3)], distributed=True))
-
-
-def test_a_likelihood_without_a_bound_is_told():
-    def program(x):
-        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
-        with pyro.plate("n", len(x)):
-            pyro.sample("x", dist.Normal(0.0, scale), obs=x)
-
-    with pytest.raises(NonFiniteError, match="scale"):
-        MLE().fit(program, Shards([torch.zeros(2), torch.zeros(3)]))
+    x = torch.as_tensor(np.random.default_rng(4).poisson([1.0, 8.0, 8.0], size=(40, 3)).reshape(-1))
+    full = MLE().fit(program, x.double())
+    loader = DataLoader(TensorDataset(x.double()), batch_size=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = MLE(max_iter=100).fit(program, loader)
+    # The optimum of all data, to a tenth of a standard error.
+    near = 0.1 * full.standard_errors()["weights"]
+    assert bool(((fit.params["weights"] - full.params["weights"]).abs() < near).all())
