@@ -16,7 +16,17 @@ from pyro.ops.stats import effective_sample_size
 from pyro.optim import ClippedAdam
 from sklearn.mixture import GaussianMixture as Reference
 
-from likely.inference import EM, MAP, MLE, NUTS, SVI, VBEM, BoundaryWarning, ConvergenceWarning, Laplace
+from likely.inference import (
+    EM,
+    MAP,
+    MLE,
+    NUTS,
+    SVI,
+    VBEM,
+    BoundaryWarning,
+    ConvergenceWarning,
+    Laplace,
+)
 from likely.models import (
     Annotations,
     BernoulliModel,
@@ -330,5 +340,6 @@ def test_dawid_skene_posteriors_of_svi_and_vbem_are_those_of_nuts(anesthesia):
         assert float(distance.max()) < 0.5, name
         assert float(distance.mean()) < 0.12, name
         ratio = vbem.draws[name].std((0, 1)) / reference.draws[name].std((0, 1))
-        assert 0.5 < float(ratio.min()) and float(ratio.max()) < 1.3, name
+        assert float(ratio.min()) > 0.5, name
+        assert float(ratio.max()) < 1.3, name
     assert vbem.diagnostics["khat"] < 0.7

@@ -127,7 +127,14 @@ def test_bad_input_is_named(make: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "accuracy"), [("bluebirds", 0.759), ("rte", 0.875), ("labelme", 0.762)]
+    ("name", "accuracy"),
+    [
+        ("bluebirds", 0.759),
+        ("rte", 0.875),
+        ("labelme", 0.762),
+        ("web", 0.688),
+        ("d_product", 0.897),
+    ],
 )
 def test_votes_on_published_crowds(name: str, accuracy: float) -> None:
     folder = DATA / "crowd" / name

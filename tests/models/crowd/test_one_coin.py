@@ -64,21 +64,30 @@ def test_one_table_on_anesthesia(anesthesia):
 
 
 @pytest.mark.parametrize(
-    ("name", "pooled", "one_coin"),
-    [("bluebirds", 0.806, 0.583), ("rte", 0.886, 0.925), ("d_product", 0.906, 0.908)],
+    ("name", "pooled", "one_coin", "pooled_tolerance"),
+    [
+        ("bluebirds", 0.806, 0.583, 2e-3),
+        ("rte", 0.886, 0.925, 2e-3),
+        ("d_product", 0.906, 0.908, 2e-3),
+        ("labelme", 0.782, 0.767, 2e-3),
+        # EM's path passes .799 to .806 while the log-likelihood moves by half a nat, and ends at
+        # .7987; the reference stopped on the way.
+        ("web", 0.802, 0.808, 4e-3),
+    ],
 )
-def test_published_crowds(name, pooled, one_coin):
+def test_published_crowds(name, pooled, one_coin, pooled_tolerance):
     folder = DATA / "crowd" / name
     if not folder.is_dir():
         pytest.skip(f"no data in {folder}; set LIKELY_DATA")
     crowd = Annotations.from_frame(pd.read_csv(folder / "labels.csv"), annotator="worker")
     gold = pd.read_csv(folder / "truth.csv").set_index("task")["label"]
     position = {task: i for i, task in enumerate(crowd.tasks.tolist())}
-    for program, accuracy in ((PooledMultinomial, pooled), (OneCoin, one_coin)):
+    cases = (PooledMultinomial, pooled, pooled_tolerance), (OneCoin, one_coin, 2e-3)
+    for program, accuracy, tolerance in cases:
         fit = EM(tol=1e-10).fit(program(crowd.n_classes), crowd)
         guess = crowd.classes[fit.latent("truth").argmax(-1).numpy()]
         hits = [guess[position[task]] == label for task, label in gold.items() if task in position]
-        assert np.mean(hits) == pytest.approx(accuracy, abs=2e-3)
+        assert np.mean(hits) == pytest.approx(accuracy, abs=tolerance)
 
 
 def test_densities_are_those_of_the_tables_by_hand(anesthesia):
