@@ -10,6 +10,7 @@ sufficient statistics (Fisher's identity).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ _SMALLEST_BLOCK = 256
 _LARGEST_BLOCK_CPU = 1 << 13
 
 
-class Features:
+class Features(ABC):
     """What the log-densities are linear in; free of the unknowns.
 
     Attributes
@@ -37,9 +38,9 @@ class Features:
 
     linear: bool = True
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Features ``[F, m]`` of rows ``x`` ``[m, D]``, contiguous."""
-        raise NotImplementedError
 
     def base(self, x: Tensor) -> Tensor | None:
         """The term b(x), ``[m]``; ``None`` for zero."""

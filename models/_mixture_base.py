@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
@@ -66,7 +67,7 @@ class Family(Protocol):
     def review(self, params: Mapping[str, Tensor], x: Tensor) -> list[str]: ...
 
 
-class MixtureProgram:
+class MixtureProgram(ABC):
     """A mixture of components of one family; `GaussianMixture` and `Mixture` are dataclasses."""
 
     n_components: int
@@ -76,9 +77,9 @@ class MixtureProgram:
     exchangeable: ClassVar[tuple[str, ...]] = ("cluster",)
 
     @property
+    @abstractmethod
     def family(self) -> Any:
         """The components."""
-        raise NotImplementedError
 
     def _check_options(self) -> None:
         check_count(self.n_components, "n_components", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from likely.models._outcomes import (
 
 
 @dataclass(frozen=True)
-class _LocationScale(Outcomes):
+class _LocationScale(Outcomes, ABC):
     """Priors and call of the programs with one location and one scale."""
 
     loc_mean: float = 0.0
@@ -67,9 +68,9 @@ class _LocationScale(Outcomes):
             obs = None if y is None else y[rows]
             return pyro.sample("y", self._outcome(loc, scale), obs=obs)
 
+    @abstractmethod
     def _outcome(self, loc: Tensor, scale: Tensor) -> Any:
         """Distribution of one outcome."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

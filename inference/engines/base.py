@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -44,7 +45,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
+class EngineOptions(ABC):
     """Options that every engine has.
 
     Parameters
@@ -158,12 +159,12 @@ class EngineOptions:
             program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
         )
 
-    def check_available(self) -> None:
+    def check_available(self) -> None:  # noqa: B027 (a hook that most engines leave empty)
         """Raise an `OptionError` if something the options ask for is not installed."""
 
+    @abstractmethod
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
         """Fit a program that was read, inside its session."""
-        raise NotImplementedError
 
     def start_values(self, program: Program) -> Mapping[str, Any] | None:
         """``init`` as a mapping of the unknowns it covers; see `values_from` for another fit."""

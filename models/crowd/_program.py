@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from likely.models.crowd.latent_truth import LatentTruth
 Sites = dict[str, Tensor]
 
 
-class CrowdProgram:
+class CrowdProgram(ABC):
     """Every task has a true class, and annotators report it with errors.
 
     A program says what it samples (`sample_sites`), how true classes come about (`truth_prior`) and
@@ -37,9 +38,9 @@ class CrowdProgram:
         "truth": ("class",),
     }
 
+    @abstractmethod
     def sample_sites(self, annotations: Annotations) -> Sites:
         """Sample the unknowns."""
-        raise NotImplementedError
 
     def sample_task_sites(self, sites: Sites, batch: Annotations) -> Sites:
         """Sample the unknowns of single tasks, inside the plate of the tasks."""

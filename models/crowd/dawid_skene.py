@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,9 +77,9 @@ class _FromVotes(_WithPrevalence):
         shares, informed = shares_at_start(annotations)
         return {"prevalence": shares[informed].sum(0), "reports": counts_at(shares, annotations)}
 
+    @abstractmethod
     def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Starting values from `initial_statistics`."""
-        raise NotImplementedError
 
     def initial(self, annotations: Annotations) -> dict[str, Tensor]:
         """Starting values: the M-step from vote shares; tables may hold zeros.
