@@ -3,20 +3,27 @@
 With S the tasks × (annotator · reported class) matrix of label counts and π the confusion table,
 entry (i, k) of S log π is the log-density of all labels of task i given true class k. Its
 derivative is the product with Sᵀ; taken at the posterior of the classes, that gives the expected
-counts of EM's M-step (Dawid & Skene 1979, eq. 2.3). Both orientations are stored once, so nothing
-is sorted or scattered during a fit.
+counts of EM's M-step (Dawid & Skene 1979, eq. 2.3). With few threads both products go through the
+rows of S, the second one adding to a table that stays in the processor's cache; otherwise Sᵀ is
+stored as well, once, so that threads need not write to the same cells.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+
+# Most threads with which one thread that adds up rows is no slower than all with the transpose.
+_FEW_THREADS = 2
+# In float32: nothing beside the rounding of a share of one, and far above the subnormal numbers.
+_LEAST_SHARE = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,18 +34,13 @@ class LabelCounts:
     ----------
     rows
         CSR matrix [n_tasks, n_annotators · n_labels] of counts.
-    columns
-        Its transpose, in CSR form as well.
     shape
         (n_tasks, n_annotators, n_labels).
     """
 
     rows: sp.csr_array
-    columns: sp.csr_array
     shape: tuple[int, int, int]
-    _tensors: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
-        default_factory=dict, repr=False
-    )
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def build(
@@ -54,12 +56,20 @@ class LabelCounts:
             (n_tasks, n_annotators, n_labels).
         """
         n_tasks, n_annotators, n_labels = shape
+        n_columns = n_annotators * n_labels
         column = annotator.cpu().numpy() * n_labels + label.cpu().numpy()
+        # Half the memory to read in every product, and what MKL and cuSPARSE want.
+        small = max(len(column), n_tasks, n_columns) < np.iinfo(np.int32).max
+        kind: type[np.integer[Any]] = np.int32 if small else np.int64
+        places = (task.cpu().numpy().astype(kind), column.astype(kind))
         ones = np.ones(len(column))
-        rows = sp.coo_array(
-            (ones, (task.cpu().numpy(), column)), shape=(n_tasks, n_annotators * n_labels)
-        ).tocsr()
-        return cls(rows, rows.T.tocsr(), shape)
+        rows = sp.coo_array((ones, places), shape=(n_tasks, n_columns)).tocsr()
+        return cls(rows, shape)
+
+    @cached_property
+    def columns(self) -> sp.csr_array:
+        """The transpose of ``rows``, in CSR form as well."""
+        return self.rows.T.tocsr()
 
     def product(self, dense: Tensor, transposed: bool = False) -> Tensor:
         """Product of ``rows`` (or ``columns``, if ``transposed``) and a dense matrix.
@@ -79,19 +89,27 @@ class LabelCounts:
         result: Tensor = _SparseProduct.apply(dense, self, transposed)
         return result
 
-    def tensors(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """``rows`` and ``columns`` as CSR tensors; made once and kept."""
-        key = (dtype, device)
-        if key not in self._tensors:
-            self._tensors[key] = (
-                _csr_tensor(self.rows, dtype, device),
-                _csr_tensor(self.columns, dtype, device),
-            )
-        return self._tensors[key]
+    def tensor(self, transposed: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """``rows`` or ``columns`` as a CSR tensor; made once and kept."""
+        key = (transposed, dtype, device)
+        if key not in self._kept:
+            matrix = self.columns if transposed else self.rows
+            self._kept[key] = _csr_tensor(matrix, dtype, device)
+        found: Tensor = self._kept[key]
+        return found
+
+    def added(self, dense: Tensor) -> Tensor:
+        """The transposed product by adding every row's share, on the processor."""
+        values = dense.detach().numpy()
+        if values.dtype not in self._kept:
+            data = self.rows.data.astype(values.dtype, copy=False)
+            parts = (data, self.rows.indices, self.rows.indptr)
+            self._kept[values.dtype] = sp.csc_array(parts, shape=self.rows.shape[::-1])
+        return torch.from_numpy(self._kept[values.dtype] @ values)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tensors are cheap to make again and may live on a device that the reader lacks.
-        return {"rows": self.rows, "columns": self.columns, "shape": self.shape, "_tensors": {}}
+        return {"rows": self.rows, "shape": self.shape, "_kept": {}}
 
 
 class _SparseProduct(torch.autograd.Function):
@@ -103,7 +121,9 @@ class _SparseProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(dense: Tensor, counts: LabelCounts, transposed: bool) -> Tensor:
-        return counts.tensors(dense.dtype, dense.device)[transposed] @ dense.contiguous()
+        if transposed and _one_thread_will_do(dense):
+            return counts.added(dense)
+        return counts.tensor(transposed, dense.dtype, dense.device) @ dense.contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, LabelCounts, bool], output: Tensor) -> None:
@@ -127,6 +147,16 @@ class _SparseProduct(torch.autograd.Function):
         counts, transposed = constants
         out = counts.product(folded.flatten(1), transposed)
         return out.reshape(-1, *folded.shape[1:]), folded.dim() - 1
+
+
+def _one_thread_will_do(dense: Tensor) -> bool:
+    return (
+        dense.device.type == "cpu"
+        and dense.dtype in (torch.float32, torch.float64)
+        and torch.get_num_threads() <= _FEW_THREADS
+        # Gradients in batches have no memory of their own.
+        and not torch._C._functorch.is_legacy_batchedtensor(dense)
+    )
 
 
 def log_sum_exp(scores: Tensor) -> Tensor:
@@ -166,13 +196,19 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
         highest = scores.amax(-1, keepdim=True)
-        highest = torch.where(highest.isneginf(), 0.0, highest)
+        highest.masked_fill_(highest.isneginf(), 0.0)
         shares = (scores - highest).exp_()
-        total = shares.sum(-1, keepdim=True)
+        if shares.dtype == torch.float32:
+            # Products of what is below are subnormal, which takes processors ten times as long.
+            shares.masked_fill_(shares < _LEAST_SHARE, 0.0)
+        # A product with ones: faster than a sum over a short axis.
+        total = shares @ shares.new_ones(shares.shape[-1])
+        found = total.log().add_(highest.squeeze(-1))
         ctx.save_for_backward(scores)
         if ctx.needs_input_grad[0]:
-            ctx.shares = shares.div_(torch.where(total > 0, total, 1.0))
-        return (total.log() + highest).squeeze(-1)
+            total.masked_fill_(total == 0, 1.0)
+            ctx.shares = shares.mul_(total.reciprocal_().unsqueeze(-1))
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -223,14 +259,11 @@ def _traceable_product(matrix: sp.csr_array, dense: Tensor) -> Tensor:
 
 
 def _csr_tensor(matrix: sp.csr_array, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # 32-bit indices spare MKL and cuSPARSE a conversion on every product.
-    small = max(matrix.nnz, *matrix.shape) < torch.iinfo(torch.int32).max
-    index_dtype = torch.int32 if small else torch.int64
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")  # "in beta state", once per process
         return torch.sparse_csr_tensor(
-            torch.as_tensor(matrix.indptr, dtype=index_dtype, device=device),
-            torch.as_tensor(matrix.indices, dtype=index_dtype, device=device),
+            torch.as_tensor(matrix.indptr, device=device),
+            torch.as_tensor(matrix.indices, device=device),
             torch.as_tensor(matrix.data, dtype=dtype, device=device),
             size=matrix.shape,
             check_invariants=False,

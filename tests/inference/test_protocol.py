@@ -27,6 +27,7 @@ from likely.inference import (
     MLE,
     NUTS,
     SVI,
+    VBEM,
     ConvergenceWarning,
     Engine,
     Fit,
@@ -101,7 +102,7 @@ def test_an_engine_is_a_frozen_dataclass_with_a_name_and_a_fit(engine: Any) -> N
 
 
 def test_the_registry_has_every_engine_by_its_name() -> None:
-    assert {e: e.name for e in (MLE, MAP, EM, SVI, Laplace, NUTS)} == {
+    assert {e: e.name for e in (MLE, MAP, EM, SVI, Laplace, NUTS, VBEM)} == {
         e: name for name, e in ENGINES.items()
     }
 
@@ -602,8 +603,8 @@ def test_an_init_on_the_boundary_is_allowed() -> None:
 
 # -- options -------------------------------------------------------------------------------------
 
-EVERYONE = (MLE, MAP, EM, SVI, Laplace, NUTS)
-SEARCHES = (MLE, MAP, EM, SVI, Laplace)
+EVERYONE = (MLE, MAP, EM, SVI, Laplace, NUTS, VBEM)
+SEARCHES = (MLE, MAP, EM, SVI, Laplace, VBEM)
 BAD_OPTIONS: list[tuple[tuple[Any, ...], str, list[Any]]] = [
     (EVERYONE, "seed", [-1, 1.5, "0", True, None]),
     (EVERYONE, "dtype", [torch.int64, "float64", None]),
@@ -611,6 +612,7 @@ BAD_OPTIONS: list[tuple[tuple[Any, ...], str, list[Any]]] = [
     (EVERYONE, "init", [3, [("loc", 1.0)], "map"]),
     (EVERYONE, "callback", [3, "print"]),
     (EVERYONE, "progress", ["yes", 1, None]),
+    (EVERYONE, "relabel", ["yes", 1, None]),
     (SEARCHES, "max_iter", [0, -5, 10.0, True]),
     (SEARCHES, "tol", [0, -1e-6, math.nan, math.inf, "small", True]),
     (SEARCHES, "restarts", [0, 2.0]),
@@ -624,7 +626,7 @@ BAD_OPTIONS: list[tuple[tuple[Any, ...], str, list[Any]]] = [
     ((SVI,), "learning_rate", [0.0, -0.1, math.nan, "fast"]),
     ((SVI,), "num_particles", [0, 1.5]),
     ((SVI,), "optimizer", [torch.optim.Adam, "adam"]),
-    ((SVI, Laplace), "draws", [1, 10.0]),
+    ((SVI, Laplace, VBEM), "draws", [1, 10.0]),
     ((NUTS,), "draws", [3, 10.0]),
     ((NUTS,), "warmup", [0, 10.0]),
     ((NUTS,), "chains", [0, 1.5]),

@@ -295,7 +295,7 @@ def test_subset_of_tasks_without_labels_has_no_rows():
 
 def test_pickle_round_trip():
     a = crowd()
-    a.label_counts.tensors(torch.float64, torch.device("cpu"))
+    a.label_counts.tensor(False, torch.float64, torch.device("cpu"))
     b = pickle.loads(pickle.dumps(a))
     assert torch.equal(a.label, b.label)
     assert (a.label_counts.rows != b.label_counts.rows).nnz == 0

@@ -121,6 +121,23 @@ def test_safe_log():
     assert second.tolist() == [0, -16, -1]
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+def test_one_thread_and_many_give_the_same_counts(dtype, tolerance):
+    weights = torch.rand(TASKS, CLASSES, dtype=dtype)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            shared = counts()
+            found.append(shared.product(weights, transposed=True))
+            # The transpose is stored only where it is used.
+            assert ("columns" in vars(shared)) == (threads == 3)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].dtype == dtype
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+
+
 def test_a_shared_table_is_every_annotators_table():
     log_confusion = table().log()[:1].requires_grad_()
     density = label_log_density(counts(), log_confusion)

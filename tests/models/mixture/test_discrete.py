@@ -159,7 +159,7 @@ def test_em_finds_the_components_from_its_own_start(
 
 @pytest.mark.parametrize(
     "engine",
-    [Laplace(draws=400), SVI(guide="normal", max_iter=200, learning_rate=0.05, draws=400)],
+    [Laplace(draws=400), SVI(guide="normal", max_iter=500, learning_rate=0.05, draws=200)],
     ids=["laplace", "svi"],
 )
 def test_posterior_covers_the_truth(
