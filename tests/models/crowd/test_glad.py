@@ -234,7 +234,7 @@ def test_published_crowds(name, accuracy, record_property):
     position = {task: i for i, task in enumerate(crowd.tasks.tolist())}
     guess = crowd.classes[fit.latent("truth").argmax(-1).numpy()]
     hits = [guess[position[task]] == label for task, label in gold.items() if task in position]
-    record_property("accuracy", np.mean(hits))
+    record_property("accuracy", float(np.mean(hits)))
     assert np.mean(hits) == pytest.approx(accuracy, abs=2e-3)
 
 
