@@ -14,11 +14,13 @@ DATA = ROOT.parent / "shared" / "data"
 EXAMPLES = sorted(p for p in (ROOT / "examples").glob("*.py") if not p.name.startswith("_"))
 # What makes an example short enough for a test; the others run as they are.
 SHORT = {
+    "label_with_people.py": ["--simulate"],
     "anesthesia.py": ["--draws", "100", "--no-progress"],
     "old_faithful.py": ["--draws", "40", "--most", "2"],
     "vae.py": ["--epochs", "20", "--no-progress"],
 }
 SAYS = {
+    "label_with_people.py": ["40 of 400 pictures", "0.978", "0 of 40 answers differ"],
     "coin_likelihood.py": ["p = 0.75: 0.1055", "maximum: p = 0.750000", "0.2165", "0.0500"],
     "cross_entropy.py": [
         "cross_entropy:             1.019117",

@@ -97,7 +97,7 @@ def test_folder_is_mapped_and_typed(pyproject: dict, folder: str) -> None:
 def test_direct_dependencies_are_pinned_and_explained(pyproject: dict) -> None:
     project = pyproject["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["fast"], *extras["dev"]]
+    lines = [*project["dependencies"], *extras["fast"], *extras["web"], *extras["dev"]]
     names = {Requirement(line).name.lower() for line in lines}
 
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -149,6 +149,31 @@ def test_module_is_short(path: Path) -> None:
     assert n_lines <= MAX_LINES
 
 
+# Heavy libraries that only some calls need: figures, files, tests of assumptions, torch's compiler.
+LATE = {"matplotlib", "pyarrow.dataset", "scipy.optimize", "scipy.stats", "sympy", "xarray"}
+
+
+def test_a_fit_does_not_load_what_it_does_not_need() -> None:
+    program = (
+        "import sys\n"
+        "import likely.models, likely.inference\n"
+        f"print(sorted({LATE!r} & set(sys.modules)))\n"
+        "crowd = likely.models.Annotations.from_arrays([1, 1, 2], [1, 2, 2], [0, 0, 1])\n"
+        "fit = likely.inference.EM(max_iter=5, tol=0.1).fit(likely.models.DawidSkene(2), crowd)\n"
+        "fit.latent('truth')\n"
+        f"print(sorted({LATE!r} & set(sys.modules)))\n"
+        "assert callable(likely.inference.plot_trace)\n"
+        "assert 'plot_trace' in dir(likely.inference) and likely.inference.diagnostics\n"
+        "try:\n"
+        "    likely.inference.no_such_name\n"
+        "except AttributeError as error:\n"
+        "    print(error)\n"
+    )
+    printed = run(sys.executable, "-P", "-W", "error", "-c", program).splitlines()
+    message = "module 'likely.inference' has no attribute 'no_such_name'"
+    assert printed == ["[]", "[]", message]
+
+
 @pytest.mark.slow
 def test_wheel_holds_the_three_packages_and_works_anywhere(tmp_path: Path) -> None:
     # Built from a copy: setuptools reuses whatever an earlier build left in build/.
@@ -166,7 +191,7 @@ def test_wheel_holds_the_three_packages_and_works_anywhere(tmp_path: Path) -> No
     packed = {name for name in names if ".dist-info/" not in name}
     sources = {f"likely/{path.relative_to(ROOT).as_posix()}" for path in MODULES}
     typed = {f"likely/{folder}/py.typed" for folder in FOLDERS}
-    assert packed == sources | typed
+    assert packed == sources | typed | {"likely/inference/active/web/page.html"}
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
     target = tmp_path / "installed"

@@ -1,0 +1,267 @@
+"""Whom to ask: choosing annotators, or questions and annotators together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from likely.inference.active import acquisition
+from likely.inference.active.batches import top_batch
+from likely.inference.active.context import Context, Picks
+from likely.inference.active.labelled import Ints, LabelledSet, TruthRule
+from likely.inference.active.predict import rows_within, take
+from likely.inference.active.strategies import Acquisition, as_strategy
+from likely.inference.engines.checks import check_choice, check_positive
+from likely.inference.errors import OptionError
+from likely.models import FeatureDependentCrowd
+from likely.models.crowd._program import CrowdProgram
+from likely.models.crowd.answers import accuracy_gain, information_gain
+
+# From the context and rows of the pool to whom to ask about each, int64 [b].
+AnnotatorChoice = Callable[[Context, Ints], Ints]
+
+# Answers that an annotator is given beforehand: right ones, and all wrong ones together. Somebody
+# who has not answered yet is taken to be right two times in three.
+PRIOR_RIGHT, PRIOR_WRONG = 2.0, 1.0
+
+
+def anybody(context: Context, index: Ints) -> Ints:
+    """Anyone who can answer, all equally likely; seeded by the context.
+
+    Raises
+    ------
+    OptionError
+        If nobody may be asked about a point.
+    """
+    position, annotator = _pairs(context, index)
+    order = np.random.default_rng(context.seed).permutation(len(position))
+    return _first_of_each(context, index, position[order], annotator[order])
+
+
+@dataclass(frozen=True)
+class LeastError:
+    """The annotator with the least expected error there (Yan et al. 2011, section 3.2).
+
+    Their error on a point is 1 − Σ_k p_k π_kk with what the fit says of the class, p, and of the
+    annotator there, π (`answer_tables`).
+
+    Parameters
+    ----------
+    truth : str or callable
+        What judges annotators where the program does not, see `LabelledSet.posterior`.
+    """
+
+    truth: str | TruthRule = "majority_vote"
+
+    def __call__(self, context: Context, index: Ints) -> Ints:
+        """Whom to ask about each point; of equally good ones the first."""
+        position, annotator = _pairs(context, index)
+        prediction = context.probabilities(index).mean(0)
+        tables = answer_tables(context, index, self.truth)
+        right = torch.einsum("nk,nlkk->nl", prediction, tables)
+        value = right[torch.from_numpy(position), torch.from_numpy(annotator)].numpy()
+        order = np.lexsort((annotator, -value))
+        return _first_of_each(context, index, position[order], annotator[order])
+
+
+@dataclass(frozen=True, eq=False)
+class PointThenPerson:
+    """First the point, by any acquisition; then the annotator (Yan et al. 2011).
+
+    Parameters
+    ----------
+    point : acquisition
+        By default the most uncertain point.
+    person : callable
+        Who is asked about it.
+    """
+
+    point: Acquisition = "entropy"
+    person: AnnotatorChoice = LeastError()
+    name: ClassVar[str] = "point_then_person"
+
+    @property
+    def needs(self) -> str:
+        """What the point's acquisition needs."""
+        return as_strategy(self.point).needs
+
+    def select(self, context: Context, batch_size: int) -> Picks:
+        """Points as the acquisition chooses them, each with an annotator."""
+        picks = as_strategy(self.point).select(context, batch_size)
+        return picks._replace(annotators=self.person(context, picks.indices))
+
+
+@dataclass(frozen=True)
+class GainPerCost:
+    r"""The (point, annotator) whose answer is expected to bring most for its price.
+
+    All questions are on one scale, nats (or probability) for each unit of cost: whether to ask
+    somebody else about a labelled point or to ask about a new one is decided by the same number.
+    A labelled point is believed what its answers say, a new one what the classifier says.
+
+    Parameters
+    ----------
+    gain : {"information", "accuracy", "model"}
+        ``"information"``: what the answer says of the point's class, I(class; answer) =
+        H(Σ_k p_k π_k) − Σ_k p_k H(π_k). ``"accuracy"``: the rise of the probability that the best
+        guess of its class is right. ``"model"``: what the answer says of the model, I(θ; answer),
+        which is `bald` of the answer's probabilities Σ_k p_k(θ) π_k; needs posterior draws, and an
+        answer to a labelled point counts as one more that the model has not seen.
+    costs : float or sequence of float
+        Price of an answer by each annotator.
+    truth : str or callable
+        What labelled points are believed to be, and what judges annotators where the program does
+        not.
+    """
+
+    gain: str = "information"
+    costs: float | tuple[float, ...] = 1.0
+    truth: str | TruthRule = "majority_vote"
+    name: ClassVar[str] = "gain_per_cost"
+
+    def __post_init__(self) -> None:
+        check_choice("gain", self.gain, ("information", "accuracy", "model"))
+        given = self.costs if isinstance(self.costs, Sequence) else (self.costs,)
+        for cost in given:
+            check_positive("costs", cost)
+        if isinstance(self.costs, Sequence):
+            object.__setattr__(self, "costs", tuple(self.costs))
+
+    @property
+    def needs(self) -> str:
+        """Draws for what is learnt of the model, else a prediction."""
+        return "draws" if self.gain == "model" else "prediction"
+
+    def select(self, context: Context, batch_size: int) -> Picks:
+        """The best pairs, no point twice in one batch."""
+        best, index, who = [], [], []
+        for part, score, annotator in self._scored(context):
+            best.append(score)
+            index.append(part)
+            who.append(annotator)
+        scores = torch.cat(best)
+        points, people = np.concatenate(index), np.concatenate(who)
+        chosen = top_batch(scores, min(batch_size, len(scores)))
+        where = np.asarray(chosen.indices)
+        return Picks(points[where], np.asarray(chosen.scores, dtype=float), people[where])
+
+    def _scored(self, context: Context) -> Iterator[tuple[Ints, Tensor, Ints]]:
+        """Candidates part by part, with the best score of each and whose it is."""
+        known = _known(context, self.truth)
+        n_people = context.n_annotators
+        cost = torch.as_tensor(np.broadcast_to(self.costs, (n_people,)).copy(), dtype=torch.float64)
+        rows = rows_within(context.budget, n_people * context.n_classes, context.n_classes)
+        for start in range(0, len(context.candidates), rows):
+            index = context.candidates[start : start + rows]
+            tables = answer_tables(context, index, self.truth)
+            draws = context.probabilities(index)
+            if self.gain == "model":
+                gain = torch.stack(
+                    [
+                        acquisition.bald(torch.einsum("snk,nkj->snj", draws, tables[:, person]))
+                        for person in range(n_people)
+                    ],
+                    -1,
+                )
+            else:
+                belief = draws.mean(0)
+                for i, point in enumerate(index.tolist()):
+                    if point in known:
+                        belief[i] = known[point]
+                function = information_gain if self.gain == "information" else accuracy_gain
+                gain = function(belief.unsqueeze(-2), tables)
+            gain = gain / cost
+            allowed = torch.full_like(gain, -torch.inf)
+            position, annotator = _pairs(context, index)
+            allowed[torch.from_numpy(position), torch.from_numpy(annotator)] = 0.0
+            score, person = (gain + allowed).max(-1)
+            keep = torch.isfinite(score)
+            yield index[keep.numpy()], score[keep], person[keep].numpy()
+
+
+def answer_tables(
+    context: Context, index: Ints, truth: str | TruthRule = "majority_vote"
+) -> Tensor:
+    """How each annotator answers points of each class, [b, L, K, K].
+
+    Crowd programs say it themselves: by ``confusion``, or, where errors depend on the features
+    (`FeatureDependentCrowd`), by the expertise at each point. For other programs, answers so far
+    are compared with what the labelled set says of the truth, two right answers and one wrong one
+    added to each annotator's row.
+
+    Parameters
+    ----------
+    context : Context
+    index : ndarray
+        int64 [b]: rows of the pool.
+    truth : str or callable
+        See `LabelledSet.posterior`.
+    """
+    fit = context.fits[0]
+    program = fit.bound("answer_tables()").source
+    k = context.n_classes
+    if isinstance(program, FeatureDependentCrowd):
+        right = program.expertise(fit.params, take(context.x, index))
+        wrong = (1 - right) / (k - 1)
+        eye = torch.eye(k, dtype=right.dtype)
+        return wrong[..., None, None] * (1 - eye) + right[..., None, None] * eye
+    if isinstance(program, CrowdProgram) and "confusion" in fit.params:
+        tables = fit.params["confusion"].to(torch.float64)
+    else:
+        tables = counted_tables(context.labelled, context.n_annotators, truth)
+    return tables.expand(len(index), *tables.shape[-3:])
+
+
+def counted_tables(
+    labelled: LabelledSet, n_annotators: int, truth: str | TruthRule = "majority_vote"
+) -> Tensor:
+    """Tables [L, K, K] of answers against what the labelled set says of the truth."""
+    k = labelled.n_classes
+    eye = torch.eye(k, dtype=torch.float64)
+    counts = PRIOR_RIGHT * eye + PRIOR_WRONG / (k - 1) * (1 - eye)
+    tables = counts.repeat(n_annotators, 1, 1)
+    if len(labelled):
+        rows = np.searchsorted(labelled.points, labelled.index)
+        belief = labelled.posterior(truth)[torch.from_numpy(rows)]
+        asked = labelled.annotator >= 0
+        who = torch.from_numpy(labelled.annotator[asked])
+        answer = torch.from_numpy(labelled.label[asked])
+        one_hot = torch.nn.functional.one_hot(answer, k).to(torch.float64)
+        belief = belief[torch.from_numpy(asked)]
+        tables.index_add_(0, who, belief.unsqueeze(-1) * one_hot.unsqueeze(-2))
+    return tables / tables.sum(-1, keepdim=True)
+
+
+def _known(context: Context, truth: str | TruthRule) -> dict[int, Tensor]:
+    """What is believed of each labelled point."""
+    if not len(context.labelled):
+        return {}
+    fit = context.fits[0]
+    if isinstance(fit.bound("select()").source, CrowdProgram):
+        belief = fit.latent("truth")
+    else:
+        belief = context.labelled.posterior(truth)
+    return dict(zip(context.labelled.points.tolist(), belief, strict=True))
+
+
+def _pairs(context: Context, index: Ints) -> tuple[Ints, Ints]:
+    if context.pairs is None or not context.n_annotators:
+        raise OptionError(
+            "annotators: the oracle has no attribute n_annotators, so there is nobody to choose "
+            "from; use an oracle of people, such as RecordedAnswers or SimulatedAnnotators"
+        )
+    return context.pairs(index)
+
+
+def _first_of_each(context: Context, index: Ints, position: Ints, annotator: Ints) -> Ints:
+    """The first annotator in the list for each position."""
+    found, first = np.unique(position, return_index=True)
+    if len(found) < len(index):
+        missing = np.setdiff1d(np.arange(len(index)), found)
+        raise OptionError(f"nobody may be asked about point {index[missing[0]]} of the pool")
+    return annotator[first]
