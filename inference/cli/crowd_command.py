@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,9 @@ MODELS: dict[str, Any] = {
     "pooled": PooledMultinomial,
 }
 
+# Programs whose annotators have numbers in place of confusion tables.
+WITHOUT_TABLES = ("glad",)
+
 _EPILOG = """
 \b
 Files in DIR:
@@ -45,17 +49,19 @@ Files in DIR:
   annotators.csv   annotator, number of labels, accuracy, spammer score (0 spammer,
                    1 perfect) and costs; intervals with engines that have draws
   next.csv         with --next: tasks for which another label is worth most (the least
-                   certain ones where the model has no confusion tables)
+                   certain ones where the model has no confusion tables, as glad)
   fit.nc           the fit; likely.inference.Fit.load and ArviZ read it
   *.png            annotators, truth, confusion tables
 \b
-Exit codes: 0 done; 1 the fit failed; 2 a file or an option cannot be used.
+Exit codes: 0 done; 1 the fit failed; 2 a file or an option cannot be used. Ctrl-C ends
+the fit where it is, and what it has reached is written.
 \b
 Examples:
   likely crowd labels.csv --out results
   likely crowd labels.csv --annotator worker --gold truth.csv --gold-use score
   likely crowd labels.parquet --engine svi --threshold 0.1 -O draws=2000
   likely crowd today.csv --start results/fit.nc --out results-today
+  likely crowd labels.txt --separator ";" --classes "no,yes,do not know"
 """
 
 
@@ -67,13 +73,20 @@ Examples:
 )
 @click.option("--label", default="label", show_default=True, help="Column of reported classes.")
 @click.option(
-    "--classes", default="", help="All classes in order, with commas; by default those reported."
+    "--separator",
+    metavar="CHARACTER",
+    help="What stands between fields of text files [default: a tab in .tsv, else a comma].",
+)
+@click.option(
+    "--classes",
+    metavar="NAMES",
+    help="All classes in order, with commas between them [default: those reported].",
 )
 @click.option(
     "--gold",
     metavar="COLUMN|FILE",
     help="True classes of some tasks: a column of LABELS, or a file with the columns of --task "
-    "and --gold-label.",
+    "and --gold-label. No entry, or -1 where that is no class, is an unknown one.",
 )
 @click.option("--gold-label", metavar="COLUMN", help="Class in the gold file [default: --label].")
 @click.option(
@@ -97,7 +110,8 @@ Examples:
     type=click.Choice(list(ENGINES)),
     default="em",
     show_default=True,
-    help="How the model is fitted; svi, laplace and nuts give intervals.",
+    help="How the model is fitted; svi, laplace, nuts and vbem (for dawid-skene and pooled) give "
+    "intervals.",
 )
 @click.option(
     "-O",
@@ -117,7 +131,10 @@ Examples:
     help="CSV file of costs: true classes in its first column, answers in its header.",
 )
 @click.option(
-    "--threshold", type=float, help="Spammer score to reach; adds the probability of being below."
+    "--threshold",
+    type=float,
+    help="Spammer score to reach; adds the probability of being below, or without intervals "
+    "whether the estimate is.",
 )
 @click.option(
     "--interval",
@@ -154,7 +171,8 @@ def crowd(
     task: str,
     annotator: str,
     label: str,
-    classes: str,
+    separator: str | None,
+    classes: str | None,
     gold: str | None,
     gold_label: str | None,
     gold_use: str,
@@ -178,8 +196,24 @@ def crowd(
     """
     with plain_errors():
         made = crowd_input.engine_options(options)
-        levels = [name for name in classes.split(",") if name]
-        data, scored = _read(labels, (task, annotator, label), levels, gold, gold_label, gold_use)
+        if separator in ("\\t", "tab"):
+            separator = "\t"
+        columns = (task, annotator, label)
+        levels = crowd_input.class_names(classes)
+        gold_file = crowd_input.gold_file(gold, labels, separator)
+        _check_gold(gold, gold_file, gold_label, gold_use)
+        _check_tables(model, cost=cost, threshold=threshold)
+        _check_out(out, (labels, gold_file, cost))
+        data = crowd_input.read_labels(
+            labels, columns, levels, None if gold_file else gold, separator
+        )
+        if gold_file is not None:
+            data = _with_gold(data, gold_file, (task, gold_label or label), separator)
+        if gold is not None and data.n_known == 0:
+            raise BadInputError("gold: no task has a known class")
+        scored = None
+        if gold_use == "score":
+            data, scored = replace(data, truth=None), data.truth
         settings = {
             "cost": None if cost is None else crowd_input.read_cost(cost, data),
             "threshold": threshold,
@@ -187,7 +221,7 @@ def crowd(
         }
         # Everything that can be wrong with the options is looked at before the fit.
         _check_options(interval, threshold)
-        out.mkdir(parents=True, exist_ok=True)
+        _make(out)
         _describe(data)
         if start is not None:
             made["init"] = _earlier(start)
@@ -209,29 +243,56 @@ def crowd(
         result.save(out / "fit.nc", log_likelihood=False)
         written.append("fit.nc")
         if figures:
-            written += crowd_output.write_figures(result, data, quality, out)
+            with plain_warnings():
+                written += crowd_output.write_figures(result, data, quality, out, interval)
         click.echo(f"wrote {', '.join(written)} to {out}")
 
 
-def _read(
-    path: Path,
-    columns: tuple[str, str, str],
-    classes: list[str],
-    gold: str | None,
-    gold_label: str | None,
-    gold_use: str,
-) -> tuple[Annotations, Any]:
-    """Annotations, and true classes [n_tasks] that are kept from the fit."""
-    from_file = gold is not None and Path(gold).is_file()
-    data = crowd_input.read_labels(path, columns, classes, None if from_file else gold)
-    if gold is not None and from_file:
-        found = crowd_input.read_gold(Path(gold), (columns[0], gold_label or columns[2]))
-        data, unused = crowd_input.with_gold(data, found)
-        if unused:
-            click.echo(f"Warning: gold: {unused} tasks without labels are left out", err=True)
-    if gold is None or gold_use == "fit":
-        return data, None
-    return replace(data, truth=None), data.truth
+def _with_gold(
+    data: Annotations, path: Path, columns: tuple[str, str], separator: str | None
+) -> Annotations:
+    found = crowd_input.read_gold(path, columns, data.classes.tolist(), separator)
+    known, unused = crowd_input.with_gold(data, found)
+    if unused:
+        click.echo(f"Warning: gold: {unused} tasks without labels are left out", err=True)
+    return known
+
+
+def _check_gold(gold: str | None, file: Path | None, gold_label: str | None, use: str) -> None:
+    if gold is None and use == "score":
+        raise BadInputError("gold-use: score needs true classes; give them with --gold")
+    if file is None and gold_label is not None:
+        raise BadInputError("gold-label: names a column of a gold file, and --gold gives none")
+
+
+def _check_tables(model: str, **options: Any) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given and model in WITHOUT_TABLES:
+        raise BadInputError(f"{given[0]}: needs confusion tables, and model {model!r} has none")
+
+
+def _check_out(out: Path, read: tuple[Path | None, ...]) -> None:
+    """Nothing that is read may be written over, nor a folder stand where a file goes."""
+    for name in crowd_output.FILES:
+        place = out / name
+        if place.is_dir():
+            raise BadInputError(f"out: cannot write {str(place)!r}, which is a folder")
+        for path in read:
+            if path is not None and path.exists() and place.exists() and place.samefile(path):
+                raise BadInputError(
+                    f"out: would write over {str(path)!r}, which is read; choose another folder"
+                )
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(
+            f"out: cannot make the folder {str(out)!r}: {error.strerror}"
+        ) from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise BadInputError(f"out: no permission to write in the folder {str(out)!r}")
 
 
 def _earlier(path: Path) -> Fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,21 @@ from likely.models.crowd import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Everything that a run may write.
+FILES = (
+    "truth.csv",
+    "annotators.csv",
+    "next.csv",
+    "fit.nc",
+    "annotators.png",
+    "truth.png",
+    "confusion.png",
+)
 _MOST_TABLES = 12
+# Cells of all tables of a figure; many more take minutes to draw, and nobody reads them.
+_MOST_CELLS = 3000
 _DPI = 150
+_MARGIN = 0.03
 
 
 def quality(fit: Fit, annotations: Annotations, **options: Any) -> pd.DataFrame:
@@ -95,11 +109,12 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[str]:
 
 
 def write_figures(
-    fit: Fit, annotations: Annotations, annotators: pd.DataFrame, folder: Path
+    fit: Fit, annotations: Annotations, annotators: pd.DataFrame, folder: Path, interval: float
 ) -> list[str]:
     """Draw annotators, their confusion tables and the tasks' truth; the names of the files.
 
-    Confusion tables are those of the annotators with most labels.
+    Confusion tables are those of the annotators with most labels. There are none where a few of
+    them would not be legible.
     """
     # Figures go to files; no window must open, whatever the user's settings.
     from matplotlib import pyplot as plt
@@ -110,17 +125,31 @@ def write_figures(
     names = [str(name) for name in annotators.columns]
     others = [name for name in names if name != "labels" and not _is_end(name)]
     made["annotators"] = plot_intervals(annotators, scores or others or ["labels"])
+    if scores:  # between 0 and 1, and never outside
+        for ax in made["annotators"].axes:
+            low, high = ax.get_xlim()
+            ax.set_xlim(max(low, -_MARGIN), min(high, 1 + _MARGIN))
+    if not fit.is_point:
+        made["annotators"].supxlabel(f"posterior mean and {100 * interval:.4g}% interval", size=9)
     made["truth"] = plot_latent(fit, "truth")
-    if "confusion" in fit.draws:
+    tables = min(_MOST_TABLES, _MOST_CELLS // annotations.n_classes**2)
+    if "confusion" in fit.draws and tables:
         table = first_draw(posterior_by_site(fit, "confusion")["confusion"])
         select = None
         if "annotator" in table.dims:
-            busy = np.argsort(-annotators["labels"].to_numpy(), kind="stable")[:_MOST_TABLES]
+            busy = np.argsort(-annotators["labels"].to_numpy(), kind="stable")[:tables]
             select = {"annotator": table.indexes["annotator"][np.sort(busy)].tolist()}
         made["confusion"] = plot_table(fit, "confusion", select=select)
-    for name, figure in made.items():
-        FigureCanvasAgg(figure).print_png(str(folder / f"{name}.png"))
-        plt.close(figure)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        for name, figure in made.items():
+            figure.set_dpi(_DPI)
+            FigureCanvasAgg(figure).print_png(str(folder / f"{name}.png"))
+            plt.close(figure)
+    if any("missing from font" in str(found.message) for found in caught):
+        warnings.warn(
+            "figures: the font lacks letters of some names; they show as boxes", stacklevel=2
+        )
     return [f"{name}.png" for name in made]
 
 

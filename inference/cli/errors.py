@@ -20,13 +20,21 @@ class BadInputError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print one line, whatever the message."""
-        click.echo(f"Error: {' '.join(self.format_message().split())}", file=file, err=True)
+        click.echo(f"Error: {one_line(self.format_message())}", file=file, err=True)
 
 
 class FailedError(BadInputError):
     """Good input and yet no fit; exit code 1."""
 
     exit_code = 1
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks, nor characters that would steer a terminal."""
+    text = " ".join(text.split())
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
 
 
 @contextmanager
@@ -46,6 +54,8 @@ def plain_errors() -> Iterator[None]:
         raise BadInputError(str(error)) from error
     except InferenceError as error:
         raise FailedError(str(error)) from error
+    except BrokenPipeError:  # whoever read the output has gone; click ends quietly
+        raise
     except OSError as error:
         raise BadInputError(str(error)) from error
 
@@ -57,8 +67,6 @@ def plain_warnings() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         yield
     for text in dict.fromkeys(
-        " ".join(str(found.message).split())
-        for found in caught
-        if issubclass(found.category, UserWarning)
+        one_line(str(found.message)) for found in caught if issubclass(found.category, UserWarning)
     ):
         click.echo(f"Warning: {text}", err=True)

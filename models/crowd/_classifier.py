@@ -55,8 +55,10 @@ class WithClassifier(CrowdProgram):
         if isinstance(self.classifier, PyroModule):
             # Its weights are sites, which must not stand in the plate of the tasks.
             self._check(annotations)
-            scores = self._scored(self.classifier, features_of(annotations))
-            return super().__call__(_with_features(annotations, scores))
+            features = features_of(annotations)
+            scores = self._scored(self.classifier, features)
+            both = torch.cat([features, scores], -1)
+            return super().__call__(_with_features(annotations, both))
         return super().__call__(annotations)
 
     def sample_classifier(self, annotations: Annotations) -> Sites:
@@ -77,7 +79,7 @@ class WithClassifier(CrowdProgram):
             squeezed = {"coefficients": sites["coefficients"].squeeze(-3)} if outside else {}
             return softmax_scores({**sites, **squeezed}, features).softmax(-1)
         if isinstance(self.classifier, PyroModule):
-            return features.softmax(-1)  # the scores, see `__call__`
+            return features[:, -self.n_classes :].softmax(-1)  # the scores, see `__call__`
         return self._scored(self.classifier, features).softmax(-1)
 
     def m_step(
@@ -168,8 +170,16 @@ class WithClassifier(CrowdProgram):
             raise DataError(f"classifier: expected scores of shape {expected}, got {got}")
         return scores
 
-    def _scored_at(self, params: Params, x: Tensor) -> Tensor:
-        """The module's scores with other values of its parameters and sites."""
+    def fixed(self, values: Params) -> CrowdProgram:
+        """The program with the values of a module's parameters."""
+        if isinstance(self.classifier, SoftmaxRegression):
+            return self
+        this: Any = self
+        other: CrowdProgram = replace(this, classifier=self._module_at(values))
+        return other
+
+    def _module_at(self, params: Params) -> Any:
+        """A copy of the module with other values of its parameters."""
         module: Any = copy.deepcopy(self.classifier)
         prefix = "" if isinstance(module, PyroModule) else f"{MODULE}$$$"
         for name, parameter in module.named_parameters():
@@ -180,8 +190,12 @@ class WithClassifier(CrowdProgram):
                     f"{tuple(value.shape)}"
                 )
             parameter.data = value.to(torch.get_default_dtype()).clone()
+        return module.to(next(iter(params.values()))).eval()
+
+    def _scored_at(self, params: Params, x: Tensor) -> Tensor:
+        """The module's scores with other values of its parameters and sites."""
+        module = self._module_at(params)
         like = next(iter(params.values()))
-        module.to(like).eval()
         with pyro.get_param_store().scope(), poutine.block():
             return self._scored(poutine.condition(module, data=dict(params)), x.to(like))
 

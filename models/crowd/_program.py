@@ -6,15 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.util import ignore_jit_warnings
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from likely.envs import DataError
+from likely.models.crowd._prediction import truth_given
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.distributions import RaggedLabels
 from likely.models.crowd.latent_truth import LatentTruth
@@ -105,12 +104,82 @@ class CrowdProgram(ABC):
             "annotation": range(len(annotations)),
         }
 
+    def predict_truth(self, fit: Any, annotations: Annotations, *, draws: int = 1000) -> Tensor:
+        """Class probabilities of other tasks, from what labels they have and from a fit.
+
+        Annotators are found by their ids, wherever they stand. Somebody whom the fit does not know
+        is taken for a typical annotator, who has in each site the mean over the fit's annotators,
+        each of them counting once: in `DawidSkene` the mean of their tables. Where the program has
+        a population of its own, it is asked: `HierarchicalDawidSkene` has the population's table
+        for newcomers, `PooledMultinomial` the table of all. Unknown tasks, of which most programs
+        need to know nothing, are of typical easiness in `GLAD`.
+
+        Parameters
+        ----------
+        fit
+            What an engine found for this program, or read from a file. A fit with draws is
+            averaged over these.
+        annotations
+            The tasks. Those without labels get their probabilities from the prevalence, or from
+            the classifier where there is one; known true classes are taken for certain. A design
+            without labels will do.
+        draws
+            Most draws that are averaged.
+
+        Returns
+        -------
+        Tensor
+            ``[n_tasks, K]`` in the order of ``annotations.tasks`` and ``annotations.classes``, rows
+            summing to one; rows of zeros where labels are impossible.
+
+        Raises
+        ------
+        DataError
+            If the annotations do not fit the program or have other classes or features than those
+            of the fit, or the fit is of another program.
+
+        Examples
+        --------
+        >>> from likely.inference import EM
+        >>> from likely.models.crowd import DawidSkene
+        >>> monday = Annotations.from_arrays(
+        ...     [1, 1, 1, 2, 2, 2, 3, 3, 4, 4], list("abcabcabab"), list("nnyyynnnyy")
+        ... )
+        >>> tuesday = Annotations.from_arrays([7, 7, 8], ["a", "new", "new"], list("nny"))
+        >>> fit = EM(objective="posterior").fit(DawidSkene(2), monday)
+        >>> DawidSkene(2).predict_truth(fit, tuesday)
+        tensor([[0.9716, 0.0284],
+                [0.1948, 0.8052]], dtype=torch.float64)
+        """
+        return truth_given(self, fit, annotations, draws)
+
+    def newcomer(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        """What an annotator or a task has at a site, whom or which a fit does not know.
+
+        Parameters
+        ----------
+        name
+            A site that has a value for each annotator or each task.
+        values
+            One draw of the fit's sites.
+        """
+        return values[name].mean(0)
+
+    def fixed(self, values: Mapping[str, Tensor]) -> CrowdProgram:
+        """The program for a run in which all sites are given; priors do not count there."""
+        return self
+
     def review(self, params: Mapping[str, Tensor], annotations: Annotations) -> list[str]:
         """A sentence if the fitted classes look exchanged: reports mostly name another class."""
         if "confusion" not in params or annotations.label is None:
             return []
         table = params["confusion"].detach()
         table = table if table.dim() == 2 else self._average(table, annotations)
+        if bool((table.diagonal() >= table.amax(-1)).all()):
+            return []
+        # Twenty-five megabytes that a fit without trouble does not need.
+        from scipy.optimize import linear_sum_assignment
+
         rows, columns = linear_sum_assignment(-table.cpu().numpy())
         moved = rows[rows != columns]
         if len(moved) == 0:
@@ -148,81 +217,3 @@ class CrowdProgram(ABC):
                 "annotations: expected a design without labels to know the truth of all tasks or "
                 f"of none, got {annotations.n_known} of {annotations.n_tasks}"
             )
-
-
-def shares_at_start(annotations: Annotations) -> tuple[Tensor, Tensor]:
-    """Class probabilities of tasks that stand in for the truth at the start.
-
-    Each label counts as a vote; known true classes replace the votes.
-
-    Returns
-    -------
-    shares : Tensor
-        ``[n_tasks, K]``.
-    informed : Tensor
-        bool ``[n_tasks]``: whether anything is known of the task.
-    """
-    shares = annotations.vote_shares()
-    informed = torch.bincount(annotations.task, minlength=annotations.n_tasks) > 0
-    if annotations.truth is not None:
-        known = annotations.truth >= 0
-        shares[known] = torch.eye(annotations.n_classes).to(shares)[annotations.truth[known]]
-        informed = informed | known
-    return shares, informed
-
-
-def counts_at(shares: Tensor, annotations: Annotations) -> Tensor:
-    """Expected counts ``[L, K, J]`` of reports, given class probabilities ``[n_tasks, K]``."""
-    counts = annotations.label_counts.product(shares, transposed=True)
-    k = annotations.n_classes
-    return counts.reshape(annotations.n_annotators, k, k).mT
-
-
-def normalised(counts: Tensor) -> Tensor:
-    """Rows of counts as probabilities; uniform where there are none."""
-    total = counts.sum(-1, keepdim=True)
-    shares = counts / torch.where(total > 0, total, 1.0)
-    return torch.where(total > 0, shares, 1 / counts.shape[-1]).contiguous()
-
-
-# Shapes that an argument may have, with their names; -1 is any length.
-Shapes = Sequence[tuple[tuple[int, ...], str]]
-
-
-def checked_prior(value: Any, name: str, shapes: Shapes) -> float | Tensor:
-    """A prior's concentrations as a number or a tensor.
-
-    Raises
-    ------
-    DataError
-        If they are not positive numbers in one of the shapes.
-    """
-    try:
-        prior = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value, float))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: expected numbers, got {value!r}; {error}") from error
-    fits = any(
-        len(shape) == prior.dim()
-        and all(a in (-1, b) for a, b in zip(shape, prior.shape, strict=True))
-        for shape, _ in shapes
-    )
-    if not fits:
-        expected = " or ".join(text for _, text in shapes)
-        raise DataError(f"{name}: expected {expected}, got shape {list(prior.shape)}")
-    if not bool(((prior > 0) & torch.isfinite(prior)).all()):
-        raise DataError(f"{name}: expected positive finite concentrations, got {value}")
-    return prior if prior.dim() else float(prior)
-
-
-def filled_prior(prior: float | Tensor, shape: tuple[int, ...], annotations: Annotations) -> Tensor:
-    """A prior's concentrations as a tensor, in the dtype of the fit and where the data are."""
-    dtype, device = torch.get_default_dtype(), annotations.task.device
-    if isinstance(prior, Tensor) and prior.dim():
-        return prior.to(dtype=dtype, device=device)
-    return torch.full(shape, float(prior), dtype=dtype, device=device)
-
-
-def check_classes(k: Any) -> None:
-    """Raise `DataError` unless ``k`` is an integer of at least 2."""
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 2:
-        raise DataError(f"n_classes: expected an integer of at least 2, got {k!r}")

@@ -25,7 +25,10 @@ def positions(index: Any, n_tasks: int, device: torch.device) -> Tensor:
     DataError
         For positions out of range, and for a mask of another length.
     """
-    index = torch.as_tensor(index, device=device)
+    try:
+        index = torch.as_tensor(index, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"index: expected positions or a mask, got {index!r}; {error}") from error
     if index.dtype == torch.bool:
         if index.shape != (n_tasks,):
             raise DataError(f"index: expected a mask of shape [{n_tasks}], got {list(index.shape)}")

@@ -21,7 +21,8 @@ def read_truth(truth: Any, tasks: NDArray[Any], classes: NDArray[Any]) -> Tensor
     Parameters
     ----------
     truth
-        Mapping from task id to class, or [n_tasks] classes in the order of ``tasks``.
+        Mapping from task id to class, or [n_tasks] classes in the order of ``tasks``; a pandas
+        series with the ids of all tasks as its index goes by these.
     tasks, classes
         Ids in tensor order.
 
@@ -46,7 +47,7 @@ def read_truth(truth: Any, tasks: NDArray[Any], classes: NDArray[Any]) -> Tensor
         values = column(list(truth.values()), "truth")
     else:
         where = np.arange(len(tasks))
-        values = column(truth, "truth")
+        values = column(in_order(truth, tasks), "truth")
         if len(values) != len(tasks):
             raise DataError(
                 f"truth: expected {len(tasks)} entries, one per task, got {len(values)}"
@@ -65,20 +66,40 @@ def read_truth(truth: Any, tasks: NDArray[Any], classes: NDArray[Any]) -> Tensor
     return torch.from_numpy(result)
 
 
-def read_features(features: Any) -> Tensor:
+def in_order(values: Any, tasks: NDArray[Any]) -> Any:
+    """A pandas object whose index holds the ids of the tasks, in their order; others unchanged."""
+    if not isinstance(values, pd.Series | pd.DataFrame) or isinstance(values.index, pd.RangeIndex):
+        return values
+    if len(values) != len(tasks) or not values.index.is_unique:
+        return values
+    place = values.index.get_indexer(pd.Index(tasks, tupleize_cols=False))
+    return values.iloc[place] if (place >= 0).all() else values
+
+
+def read_features(features: Any, tasks: NDArray[Any]) -> Tensor:
     """Finite numbers [n_tasks, d] as a floating-point tensor.
+
+    Parameters
+    ----------
+    features
+        A table in the order of ``tasks``, or a pandas one with their ids as its index.
+    tasks
+        Ids in tensor order.
 
     Raises
     ------
     DataError
         For anything but a table of finite numbers.
     """
+    features = in_order(features, tasks)
     try:
         values = features if isinstance(features, Tensor) else torch.as_tensor(np.array(features))
     except (TypeError, ValueError) as error:
         raise DataError(f"features: expected numbers in shape [n_tasks, d]; {error}") from error
     if values.dim() != 2:
         raise DataError(f"features: expected shape [n_tasks, d], got {list(values.shape)}")
+    if values.is_complex():
+        raise DataError(f"features: expected real numbers, got {values.dtype}")
     if not values.is_floating_point():
         values = values.to(torch.get_default_dtype())
     finite = torch.isfinite(values).all(-1)

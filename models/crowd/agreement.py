@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import krippendorff
@@ -90,11 +91,11 @@ def alpha_interval(
     >>> low < krippendorff_alpha(crowd) < high
     True
     """
-    number = isinstance(interval, int | float) and not isinstance(interval, bool)
+    number = isinstance(interval, Real) and not isinstance(interval, bool)
     if not number or not 0 < interval < 1:
         raise DataError(f"interval: expected a probability between 0 and 1, got {interval!r}")
     for name, value, least in (("draws", draws, 2), ("seed", seed, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise DataError(f"{name}: expected an integer of at least {least}, got {value!r}")
     counts, domain = _pairable(annotations, level)
     random = np.random.default_rng(seed)
@@ -128,6 +129,12 @@ def _pairable(annotations: Annotations, level: Level) -> tuple[NDArray[np.int64]
                 f"level: {level!r} needs classes that are numbers, got "
                 f"{annotations.classes.tolist()}"
             ) from error
+        if not np.isfinite(domain).all() or (level == "ratio" and (domain < 0).any()):
+            least = " of at least 0" if level == "ratio" else ""
+            raise DataError(
+                f"level: {level!r} needs classes that are finite numbers{least}, got "
+                f"{annotations.classes.tolist()}"
+            )
     n, k = annotations.n_tasks, annotations.n_classes
     flat = annotations.task.cpu().numpy() * k + annotations.label.cpu().numpy()
     counts = np.bincount(flat, minlength=n * k).reshape(n, k)

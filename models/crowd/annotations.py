@@ -15,7 +15,7 @@ from likely.envs import DataError
 from likely.models._ids import categories, check_index, column, distinct, encode, read_frame
 from likely.models.crowd._rows import joined, positions
 from likely.models.crowd._task_data import read_features, read_truth, truth_by_task
-from likely.models.crowd.files import read_csv, read_parquet, text_levels
+from likely.models.crowd.files import known_levels, read_csv, read_parquet, text_levels
 from likely.models.crowd.kernels import LabelCounts
 
 
@@ -102,10 +102,10 @@ class Annotations:
             [n_labels] ids of any hashable kind (arrays, lists, tensors, pandas columns).
             ``label=None`` makes a design to simulate from, and needs ``classes``.
         truth
-            Known true classes: a mapping from task id to class, or [n_tasks] classes in the order
+            True classes: a mapping or pandas series by task id, or [n_tasks] classes in the order
             of ``tasks``; None, NaN or −1 (unless it is a class) say that a class is unknown.
         features
-            [n_tasks, d] finite numbers in the order of ``tasks``.
+            [n_tasks, d] finite numbers in the order of ``tasks``, or with its ids as pandas index.
         tasks, annotators, classes
             All ids, in the order wanted; they may hold ids without labels. By default those that
             occur, sorted (numbers as numbers), or by first appearance where ids do not compare; for
@@ -144,7 +144,7 @@ class Annotations:
             annotator_ids,
             class_ids,
             None if truth is None else read_truth(truth, task_ids, class_ids),
-            None if features is None else read_features(features),
+            None if features is None else read_features(features, task_ids),
         )
 
     @classmethod
@@ -222,6 +222,8 @@ class Annotations:
         for name, (argument, listed) in zip(wanted, roles, strict=False):
             if options.get(listed) is None:
                 options[listed] = text_levels(frame[name], argument, listed)
+        if isinstance(truth, str):
+            frame[truth] = known_levels(frame[truth], options.get("classes"))
         return cls.from_frame(frame, task, annotator, label, truth=truth, **options)
 
     @classmethod
@@ -367,7 +369,7 @@ class Annotations:
         label
             int64 [n_labels], axes of length one before it allowed: positions in ``classes``.
         """
-        return replace(self, label=label.reshape(-1))
+        return replace(self, label=torch.as_tensor(label).reshape(-1))
 
     def vote_shares(self) -> Tensor:
         """Share of a task's labels that each class got.
@@ -378,9 +380,9 @@ class Annotations:
             [n_tasks, n_classes] in the default dtype, rows summing to one; 1 / n_classes throughout
             for a task without labels.
         """
-        n, k = self.n_tasks, self.n_classes
-        votes = torch.bincount(self.task * k + self._labels(), minlength=n * k).reshape(n, k)
-        votes = votes.to(torch.get_default_dtype())
+        k, dtype = self.n_classes, torch.get_default_dtype()
+        one_each = torch.eye(k, dtype=dtype, device=self.task.device).repeat(self.n_annotators, 1)
+        votes = self.label_counts.product(one_each)
         total = votes.sum(-1, keepdim=True)
         return torch.where(total > 0, votes / total.clamp(min=1), 1 / k)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from likely.envs import DataError
+from likely.models._ids import shown
 from likely.models.crowd.annotations import Annotations
-from likely.models.crowd.quality import checked_tables, probabilities
+from likely.models.crowd.quality import broadcasting, checked_tables, probabilities
 
 
 def truth_table(annotations: Annotations, truth: Any) -> pd.DataFrame:
@@ -51,6 +54,8 @@ def truth_table(annotations: Annotations, truth: Any) -> pd.DataFrame:
         "labels": torch.bincount(annotations.task.cpu(), minlength=annotations.n_tasks).numpy(),
     }
     names = [f"p_{name}" for name in annotations.classes.tolist()]
+    if len(set(names)) < len(names):  # 1 and "1" are two classes
+        names = [f"p_{name!r}" for name in annotations.classes.tolist()]
     values = {name: table[:, number].numpy() for number, name in enumerate(names)}
     ids = pd.Index(annotations.tasks, name="task", tupleize_cols=False)
     return pd.DataFrame(columns | values, index=ids)
@@ -92,14 +97,14 @@ def information_gain(truth: Any, confusion: Any) -> Tensor:
     Parameters
     ----------
     truth
-        ``[n, K]``: probabilities of the true classes of tasks.
+        ``[..., K]``: probabilities of the true classes of tasks.
     confusion
-        ``[K, K]``: table of the annotator who is asked.
+        ``[K, K]``: table of the annotator who is asked; or ``[..., K, K]``, one for each task.
 
     Returns
     -------
     Tensor
-        ``[n]``.
+        ``[...]``.
 
     Raises
     ------
@@ -111,10 +116,10 @@ def information_gain(truth: Any, confusion: Any) -> Tensor:
     >>> information_gain([[0.5, 0.5], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]])
     tensor([0.6931, 0.0000])
     """
-    table, truth = checked_tables(confusion, truth, "truth")
-    reported = truth @ table
+    table, truth = broadcasting(confusion, truth, "truth")
+    reported = (truth.unsqueeze(-2) @ table).squeeze(-2)
     noise = torch.special.entr(table).sum(-1)
-    gain = torch.special.entr(reported).sum(-1) - truth @ noise
+    gain = torch.special.entr(reported).sum(-1) - (truth * noise).sum(-1)
     return gain.clamp(min=0.0)  # rounding may leave a negative zero
 
 
@@ -132,7 +137,7 @@ def accuracy_gain(truth: Any, confusion: Any) -> Tensor:
     Returns
     -------
     Tensor
-        ``[n]``.
+        ``[...]``.
 
     Raises
     ------
@@ -144,7 +149,7 @@ def accuracy_gain(truth: Any, confusion: Any) -> Tensor:
     >>> accuracy_gain([[0.5, 0.5], [0.95, 0.05]], [[0.9, 0.1], [0.1, 0.9]])
     tensor([0.4000, 0.0000])
     """
-    table, truth = checked_tables(confusion, truth, "truth")
+    table, truth = broadcasting(confusion, truth, "truth")
     after = (truth.unsqueeze(-1) * table).amax(-2).sum(-1)
     return (after - truth.amax(-1)).clamp(min=0.0)
 
@@ -195,9 +200,9 @@ def tasks_to_label(
     ['x', 'y']
     """
     gains = {"information": information_gain, "accuracy": accuracy_gain}
-    if gain not in gains:
+    if not isinstance(gain, str) or gain not in gains:
         raise DataError(f"gain: expected one of {', '.join(gains)}, got {gain!r}")
-    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+    if not isinstance(most, int | np.integer) or isinstance(most, bool) or most < 1:
         raise DataError(f"most: expected a positive integer, got {most!r}")
     table = _of_tasks(annotations, truth).cpu()
     tables, _ = checked_tables(confusion, table, "truth")
@@ -212,13 +217,12 @@ def tasks_to_label(
         open_tasks &= annotations.truth.cpu() < 0
     who = annotations.annotator.cpu()
     if annotator is not None:
-        place = [i for i, name in enumerate(annotations.annotators.tolist()) if name == annotator]
-        if not place:
-            raise DataError(f"annotator: {annotator!r} is not among the annotators")
-        open_tasks[annotations.task.cpu()[who == place[0]]] = False
-        asked = tables if tables.dim() == 2 else tables[place[0]]
+        place = _place(annotations, annotator)
+        open_tasks[annotations.task.cpu()[who == place]] = False
+        asked = tables if tables.dim() == 2 else tables[place]
     elif tables.dim() == 3:
-        weight = torch.bincount(who, minlength=n).to(tables)
+        weight = torch.bincount(who, minlength=n).to(tables.cpu())
+        weight = weight if len(who) else weight + 1
         asked = torch.einsum("l,lkj->kj", weight / weight.sum(), tables.cpu())
     else:
         asked = tables
@@ -227,6 +231,16 @@ def tasks_to_label(
     frame["gain"] = gains[gain](table, asked.cpu()).numpy()
     frame = frame[open_tasks.numpy()]
     return frame.sort_values(["gain", "entropy"], ascending=False, kind="stable").head(most)
+
+
+def _place(annotations: Annotations, annotator: Any) -> int:
+    places = {name: place for place, name in enumerate(annotations.annotators.tolist())}
+    known = isinstance(annotator, Hashable) and annotator in places
+    if not known:
+        raise DataError(
+            f"annotator: {annotator!r} is not among the annotators {shown(annotations.annotators)}"
+        )
+    return places[annotator]
 
 
 def _of_tasks(annotations: Annotations, truth: Any) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
 from likely.models._data import as_floating, as_matrix
+from likely.models._ids import shown
 from likely.models.crowd._classifier import features_of
 from likely.models.crowd.annotations import Annotations
 
@@ -86,8 +90,9 @@ def weighted_vote(annotations: Annotations, weights: Any) -> Votes:
     annotations
         Labels.
     weights
-        ``[L]`` numbers of at least zero, in the order of ``annotations.annotators``. A task whose
-        votes all have weight zero is one without votes.
+        ``[L]`` numbers of at least zero, in the order of ``annotations.annotators``; or by
+        annotator, as a mapping or a pandas series with their ids as its index. A task whose votes
+        all have weight zero is one without votes.
 
     Returns
     -------
@@ -134,8 +139,7 @@ def each_label(annotations: Annotations, weights: Any = None) -> Observations:
     annotations
         Labels of tasks with features.
     weights
-        ``[L]`` numbers of at least zero, in the order of ``annotations.annotators``; ones by
-        default.
+        As in `weighted_vote`; ones by default.
 
     Returns
     -------
@@ -220,6 +224,7 @@ def labels_of(annotations: Annotations) -> Tensor:
 
 
 def _annotator_weights(weights: Any, annotations: Annotations) -> Tensor:
+    weights = _in_order(weights, annotations.annotators)
     values = as_floating(weights, "weights").to(annotations.task.device)
     if values.shape != (annotations.n_annotators,):
         raise DataError(
@@ -229,3 +234,23 @@ def _annotator_weights(weights: Any, annotations: Annotations) -> Tensor:
     if not bool(((values >= 0) & torch.isfinite(values)).all()):
         raise DataError("weights: expected finite numbers of at least 0")
     return values
+
+
+def _in_order(weights: Any, annotators: NDArray[Any]) -> Any:
+    """Weights that name their annotators, in the order of these; others as they are."""
+    if isinstance(weights, Mapping):
+        weights = pd.Series(list(weights.values()), index=_index(list(weights)))
+    elif not isinstance(weights, pd.Series) or isinstance(weights.index, pd.RangeIndex):
+        return weights
+    place = weights.index.get_indexer(_index(annotators)) if weights.index.is_unique else None
+    if place is None or len(weights) != len(annotators) or (place < 0).any():
+        raise DataError(
+            f"weights: expected one for each of the annotators {shown(annotators)}, got some for "
+            f"{shown(weights.index.to_numpy())}; without ids, pass an array in the order of "
+            "annotations.annotators"
+        )
+    return weights.to_numpy()[place]
+
+
+def _index(ids: Any) -> pd.Index:
+    return pd.Index(ids, tupleize_cols=False)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -13,84 +12,14 @@ import torch
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models.crowd._program import (
-    CrowdProgram,
-    Sites,
-    check_classes,
-    checked_prior,
-    counts_at,
-    filled_prior,
-    normalised,
-    shares_at_start,
-)
+from likely.models.crowd._priors import WithPrevalence, table_prior
+from likely.models.crowd._program import Sites
+from likely.models.crowd._start import FromVotes, normalised
 from likely.models.crowd.annotations import Annotations
 
 
-def _diagonal_prior(annotations: Annotations, k: int) -> Tensor:
-    """Concentrations ``[K, K]``: 3 + 1/K on the diagonal and 1 + 1/K off it."""
-    options: dict[str, Any] = {
-        "dtype": torch.get_default_dtype(),
-        "device": annotations.task.device,
-    }
-    return 1 + 1 / k + 2 * torch.eye(k, **options)
-
-
-class _WithPrevalence(CrowdProgram):
-    """Tasks of one prevalence, with its prior; the tables' prior has a default."""
-
-    prevalence_prior: float | Tensor
-    confusion_prior: float | Tensor | None
-
-    def _check_prevalence(self) -> None:
-        check_classes(self.n_classes)
-        shapes = (((), "a number"), ((self.n_classes,), f"[{self.n_classes}]"))
-        prior = checked_prior(self.prevalence_prior, "prevalence_prior", shapes)
-        object.__setattr__(self, "prevalence_prior", prior)
-
-    def _sample_prevalence(self, annotations: Annotations) -> Tensor:
-        prior = filled_prior(self.prevalence_prior, (self.n_classes,), annotations)
-        found: Tensor = pyro.sample("prevalence", dist.Dirichlet(prior))
-        return found
-
-    def _table_prior(self, annotations: Annotations) -> Tensor:
-        if self.confusion_prior is None:
-            return _diagonal_prior(annotations, self.n_classes)
-        return filled_prior(self.confusion_prior, (self.n_classes, self.n_classes), annotations)
-
-
-class _FromVotes(_WithPrevalence):
-    """A start at vote shares, made of sums over tasks: those of parts of the data add up."""
-
-    def initial_statistics(self, annotations: Annotations) -> dict[str, Tensor]:
-        """Sums over tasks that a start is made of, so that those of parts of the data add up.
-
-        Each label counts as a vote, and a task's vote shares stand in for its class probabilities;
-        known true classes replace the votes.
-
-        Returns
-        -------
-        dict
-            ``prevalence`` [K]: shares added over tasks with votes; ``reports`` [L, K, K]: each
-            annotator's labels weighted by the shares of their tasks.
-        """
-        self._check(annotations)
-        shares, informed = shares_at_start(annotations)
-        return {"prevalence": shares[informed].sum(0), "reports": counts_at(shares, annotations)}
-
-    @abstractmethod
-    def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Starting values from `initial_statistics`."""
-
-    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
-        """Starting values: the M-step from vote shares; tables may hold zeros.
-
-        A row is uniform where nothing is known of it.
-        """
-        return self.initial_from(self.initial_statistics(annotations))
-
-
 @dataclass(frozen=True, eq=False)
-class DawidSkene(_FromVotes):
+class DawidSkene(WithPrevalence, FromVotes):
     """Every task has a true class, and every annotator errs in their own way.
 
     Task i has true class t_i ~ Categorical(prevalence); annotator l reports class j for a task of
@@ -136,21 +65,25 @@ class DawidSkene(_FromVotes):
     confusion_prior: float | Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._check_prevalence()
         k = self.n_classes
-        shapes = (((), "a number"), ((k, k), f"[{k}, {k}]"), ((-1, k, k), f"[L, {k}, {k}]"))
-        if self.confusion_prior is not None:
-            prior = checked_prior(self.confusion_prior, "confusion_prior", shapes)
-            object.__setattr__(self, "confusion_prior", prior)
+        self._check_priors(confusion_prior=((), (k, k), (-1, k, k)))
 
     def sample_sites(self, annotations: Annotations) -> Sites:
         """Sample ``prevalence`` [K] and ``confusion`` [L, K, K]."""
         prevalence = self._sample_prevalence(annotations)
         device = str(annotations.task.device)
         with pyro.plate("annotator", annotations.n_annotators, device=device):
-            table = dist.Dirichlet(self._table_prior(annotations)).to_event(1)
-            confusion = pyro.sample("confusion", table)
+            confusion = self._sample_tables(annotations)
         return {"prevalence": prevalence, "confusion": confusion}
+
+    def _sample_tables(self, annotations: Annotations) -> Tensor:
+        prior = table_prior(self.confusion_prior, self.n_classes, annotations)
+        found: Tensor = pyro.sample("confusion", dist.Dirichlet(prior).to_event(1))
+        return found
+
+    def fixed(self, values: Mapping[str, Tensor]) -> DawidSkene:
+        """The program without a prior that may be of other annotators."""
+        return replace(self, confusion_prior=None)
 
     def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Shares of the tasks, and of each annotator's labels, as probabilities."""
@@ -174,7 +107,7 @@ class DawidSkene(_FromVotes):
 
 
 @dataclass(frozen=True, eq=False)
-class PooledMultinomial(_FromVotes):
+class PooledMultinomial(WithPrevalence, FromVotes):
     """Every task has a true class, and all annotators err alike.
 
     The model of `DawidSkene` with one table for everybody: annotators are interchangeable, as in
@@ -212,18 +145,14 @@ class PooledMultinomial(_FromVotes):
     confusion_prior: float | Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._check_prevalence()
-        k = self.n_classes
-        if self.confusion_prior is not None:
-            shapes = (((), "a number"), ((k, k), f"[{k}, {k}]"))
-            prior = checked_prior(self.confusion_prior, "confusion_prior", shapes)
-            object.__setattr__(self, "confusion_prior", prior)
+        self._check_priors(confusion_prior=((), (self.n_classes, self.n_classes)))
 
     def sample_sites(self, annotations: Annotations) -> Sites:
         """Sample ``prevalence`` [K] and ``confusion`` [K, K]."""
         prevalence = self._sample_prevalence(annotations)
-        table = dist.Dirichlet(self._table_prior(annotations)).to_event(1)
-        return {"prevalence": prevalence, "confusion": pyro.sample("confusion", table)}
+        prior = table_prior(self.confusion_prior, self.n_classes, annotations)
+        table = pyro.sample("confusion", dist.Dirichlet(prior).to_event(1))
+        return {"prevalence": prevalence, "confusion": table}
 
     def errors(self, sites: Sites, batch: Annotations) -> Tensor:
         """One table for all, ``[*outside, 1, K, K]``."""
@@ -240,7 +169,7 @@ class PooledMultinomial(_FromVotes):
 
 
 @dataclass(frozen=True, eq=False)
-class OneCoin(_FromVotes):
+class OneCoin(WithPrevalence, FromVotes):
     """Every annotator is right with a probability of their own, and errs evenly.
 
     Annotator l reports the true class with probability ability[l] and each other class with
@@ -278,9 +207,8 @@ class OneCoin(_FromVotes):
     ability_prior: tuple[float, float] = (2.0, 1.0)
 
     def __post_init__(self) -> None:
-        self._check_prevalence()
-        prior = checked_prior(self.ability_prior, "ability_prior", (((2,), "two numbers"),))
-        object.__setattr__(self, "ability_prior", tuple(torch.as_tensor(prior).tolist()))
+        self._check_priors()
+        self._check_beta("ability_prior")
 
     def sample_sites(self, annotations: Annotations) -> Sites:
         """Sample ``prevalence`` [K] and ``ability`` [L]."""

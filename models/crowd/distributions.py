@@ -13,6 +13,7 @@ from torch.distributions import constraints
 
 from likely.envs import DataError
 from likely.models._logarithms import safe_log
+from likely.models._shapes import broadcast_shapes
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.kernels import LabelCounts, label_log_density
 
@@ -85,9 +86,7 @@ class RaggedLabels(TorchDistribution):
         self.confusion = confusion
         self.annotations = annotations
         self.truth = truth
-        batch_shape = torch.broadcast_shapes(
-            truth.shape, confusion.shape[:-3] + (annotations.n_tasks,)
-        )
+        batch_shape = broadcast_shapes(truth.shape, confusion.shape[:-3] + (annotations.n_tasks,))
         super().__init__(batch_shape, Size([len(annotations)]), validate_args=validate_args)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
@@ -131,7 +130,7 @@ class RaggedLabels(TorchDistribution):
                 f"value: expected shape [{self.event_shape[0]}] or [*batch, 1, "
                 f"{self.event_shape[0]}], got {tuple(value.shape)}"
             )
-        lead = torch.broadcast_shapes(value.shape[:-2], self.confusion.shape[:-3])
+        lead = broadcast_shapes(value.shape[:-2], self.confusion.shape[:-3])
         if value.shape[:-2].numel() == 1:
             table = label_log_density(self._counts(value), safe_log(self.confusion))
             table = table.reshape(lead + table.shape[-2:])
@@ -146,7 +145,7 @@ class RaggedLabels(TorchDistribution):
             ]
             table = torch.stack(tables).reshape(lead + tables[0].shape)
         selected = _select_class(table, self.truth)
-        shape = torch.broadcast_shapes(selected.shape, self.batch_shape)
+        shape = broadcast_shapes(selected.shape, self.batch_shape)
         return selected if selected.shape == shape else selected.expand(shape)
 
     @torch.no_grad()
@@ -197,6 +196,6 @@ def _select_class(table: Tensor, truth: Tensor) -> Tensor:
         if torch.equal(truth.reshape(-1), every):  # all classes in order: a view will do
             ones = (1,) * (truth.dim() - 1 - n_batch)
             return table.movedim(-1, 0).reshape(n_classes, *ones, *table.shape[:-1])
-    shape = torch.broadcast_shapes(truth.shape, table.shape[:-1])
+    shape = broadcast_shapes(truth.shape, table.shape[:-1])
     table = table.expand(*shape, n_classes)
     return table.gather(-1, truth.expand(shape).unsqueeze(-1)).squeeze(-1)

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from likely.envs import DataError
+from likely.models._shapes import broadcast_shapes
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.distributions import RaggedLabels
 
@@ -59,7 +60,7 @@ class EvenErrors(TorchDistribution):
                 f"got {tuple(log_odds.shape)}"
             )
         self.log_odds, self.annotations, self.truth = log_odds, annotations, truth
-        shape = torch.broadcast_shapes(truth.shape, log_odds.shape[:-1] + (annotations.n_tasks,))
+        shape = broadcast_shapes(truth.shape, log_odds.shape[:-1] + (annotations.n_tasks,))
         super().__init__(shape, Size([len(annotations)]), validate_args=False)
 
     @constraints.dependent_property(is_discrete=True, event_dim=1)
@@ -92,7 +93,7 @@ class EvenErrors(TorchDistribution):
         )
         cells = torch.where(is_right, right, wrong)
         total = cells.new_zeros(cells.shape[:-1] + (rows.n_tasks,)).index_add(-1, rows.task, cells)
-        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+        return total.expand(broadcast_shapes(total.shape, self.batch_shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor
 
 from likely.envs import DataError
@@ -21,7 +22,9 @@ from likely.models.crowd._classifier import (
     linear_start,
 )
 from likely.models.crowd._newton import logistic_newton
-from likely.models.crowd._program import Sites, check_classes, counts_at, shares_at_start
+from likely.models.crowd._priors import check_classes
+from likely.models.crowd._program import Sites
+from likely.models.crowd._start import counts_at, shares_at_start
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.even_errors import EvenErrors
 from likely.models.crowd.latent_truth import LatentTruth
@@ -105,10 +108,13 @@ class FeatureDependentCrowd(WithClassifier):
         """Sample the classifier's sites and those of the annotators."""
         sites = self.sample_classifier(annotations)
         like = features_of(annotations)
+        # The scores of such a module stand behind the features, see `WithClassifier.__call__`.
+        behind = self.n_classes if isinstance(self.classifier, PyroModule) else 0
+        width = like.shape[1] - behind
         with pyro.plate("annotator", annotations.n_annotators, device=str(like.device)):
             level = dist.Normal(like.new_tensor(self.expertise_loc), self.expertise_scale)
             slope = dist.Normal(like.new_zeros(()), self.expertise_coefficients_scale)
-            slope = slope.expand([like.shape[1]]).to_event(1)
+            slope = slope.expand([width]).to_event(1)
             return {
                 **sites,
                 "expertise_intercept": pyro.sample("expertise_intercept", level),
@@ -128,6 +134,8 @@ class FeatureDependentCrowd(WithClassifier):
         """Log-odds ``[*outside, n_labels]`` that each label is right."""
         rows = features_of(batch)[batch.task]
         slopes = sites["expertise_coefficients"][..., batch.annotator, :]
+        if isinstance(self.classifier, PyroModule):
+            rows = rows[:, : slopes.shape[-1]]
         levels = sites["expertise_intercept"][..., batch.annotator]
         return (rows * slopes).sum(-1) + levels
 

@@ -11,23 +11,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from likely.envs import DataError
-from likely.models.crowd._program import (
-    CrowdProgram,
-    Sites,
-    check_classes,
-    counts_at,
-    filled_prior,
-    shares_at_start,
-)
+from likely.models.crowd._priors import WithPrevalence, checked_normal
+from likely.models.crowd._program import CrowdProgram, Sites
+from likely.models.crowd._start import counts_at, shares_at_start
 from likely.models.crowd.annotations import Annotations
-from likely.models.crowd.dawid_skene import _WithPrevalence
 from likely.models.crowd.even_errors import EvenErrors
 from likely.models.crowd.latent_truth import LatentTruth
 
 
 @dataclass(frozen=True, eq=False)
-class GLAD(_WithPrevalence):
+class GLAD(WithPrevalence):
     """Some annotators are better than others, and some tasks are easier.
 
     Annotator l reports the true class of task i with probability σ(ability[l] · easiness[i]) and
@@ -76,7 +69,7 @@ class GLAD(_WithPrevalence):
     """
 
     n_classes: int
-    prevalence_prior: float | Tensor | None = None  # type: ignore[assignment]
+    prevalence_prior: float | Tensor | None = None
     ability_prior: tuple[float, float] = (1.0, 1.0)
     easiness_prior: tuple[float, float] = (1.0, 1.0)
 
@@ -85,11 +78,9 @@ class GLAD(_WithPrevalence):
     }
 
     def __post_init__(self) -> None:
-        check_classes(self.n_classes)
-        if self.prevalence_prior is not None:
-            self._check_prevalence()
+        self._check_priors()
         for name in ("ability_prior", "easiness_prior"):
-            object.__setattr__(self, name, _checked_normal(getattr(self, name), name))
+            object.__setattr__(self, name, checked_normal(getattr(self, name), name))
 
     def sample_sites(self, annotations: Annotations) -> Sites:
         """Sample ``prevalence`` [K] and ``ability`` [L]."""
@@ -99,13 +90,6 @@ class GLAD(_WithPrevalence):
         with pyro.plate("annotator", annotations.n_annotators, device=device):
             ability = pyro.sample("ability", dist.Normal(mean, sd))
         return {"prevalence": prevalence, "ability": ability}
-
-    def _sample_prevalence(self, annotations: Annotations) -> Tensor:
-        if self.prevalence_prior is not None:
-            return super()._sample_prevalence(annotations)
-        even = filled_prior(1 / self.n_classes, (self.n_classes,), annotations)
-        found: Tensor = pyro.deterministic("prevalence", even, event_dim=1)
-        return found
 
     def sample_task_sites(self, sites: Sites, batch: Annotations) -> Sites:
         """Sample ``easiness`` [n_tasks]."""
@@ -120,6 +104,12 @@ class GLAD(_WithPrevalence):
     def reports(self, sites: Sites, batch: Annotations, truth: Tensor) -> EvenErrors:
         """The distribution of all labels given true classes ``[n_tasks]``."""
         return EvenErrors(log_odds_right(sites, batch), batch, truth)
+
+    def newcomer(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        """The mean ability, or the easiness of the mean logarithm."""
+        if name != "easiness":
+            return super().newcomer(name, values)
+        return values[name].log().mean(0).exp()
 
     def initial(self, annotations: Annotations) -> dict[str, Tensor]:
         """Starting values from vote shares.
@@ -144,19 +134,3 @@ class GLAD(_WithPrevalence):
 def log_odds_right(sites: Sites, batch: Annotations) -> Tensor:
     """Log-odds ``[*batch, n_labels]`` that each label is right: ability times easiness."""
     return sites["ability"][..., batch.annotator] * sites["easiness"][..., batch.task]
-
-
-def _checked_normal(value: object, name: str) -> tuple[float, float]:
-    """Mean and standard deviation of a prior."""
-    try:
-        numbers = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name}: expected two numbers, got {value!r}; {error}") from error
-    if numbers.shape != (2,):
-        raise DataError(f"{name}: expected two numbers, got shape {list(numbers.shape)}")
-    mean, sd = numbers.tolist()
-    if not bool(torch.isfinite(numbers).all()) or sd <= 0:
-        raise DataError(
-            f"{name}: expected a finite mean and a positive finite standard deviation, got {value}"
-        )
-    return mean, sd

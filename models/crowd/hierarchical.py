@@ -11,20 +11,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from likely.models.crowd._program import (
-    CrowdProgram,
-    Sites,
-    checked_prior,
-    counts_at,
-    filled_prior,
-    shares_at_start,
-)
+from likely.models.crowd._priors import WithPrevalence, checked_prior, table_prior
+from likely.models.crowd._program import CrowdProgram, Sites
+from likely.models.crowd._start import FromVotes, normalised
 from likely.models.crowd.annotations import Annotations
-from likely.models.crowd.dawid_skene import _diagonal_prior, _WithPrevalence
 
 
 @dataclass(frozen=True, eq=False)
-class HierarchicalDawidSkene(_WithPrevalence):
+class HierarchicalDawidSkene(WithPrevalence, FromVotes):
     r"""Every annotator errs in their own way, and these ways are alike.
 
     The model of `DawidSkene` with tables drawn from a population,
@@ -95,22 +89,15 @@ class HierarchicalDawidSkene(_WithPrevalence):
     }
 
     def __post_init__(self) -> None:
-        self._check_prevalence()
-        k = self.n_classes
-        if self.population_prior is not None:
-            shapes = (((), "a number"), ((k, k), f"[{k}, {k}]"))
-            prior = checked_prior(self.population_prior, "population_prior", shapes)
-            object.__setattr__(self, "population_prior", prior)
-        scale = checked_prior(self.spread_prior, "spread_prior", (((), "a number"),))
+        self._check_priors(population_prior=((), (self.n_classes, self.n_classes)))
+        scale = checked_prior(self.spread_prior, "spread_prior", ((),))
         object.__setattr__(self, "spread_prior", scale)
 
     def sample_sites(self, annotations: Annotations) -> Sites:
         """Sample ``prevalence`` [K], ``population`` [K, K] and each annotator's ``deviation``."""
         k = self.n_classes
         prevalence = self._sample_prevalence(annotations)
-        prior = _diagonal_prior(annotations, k)
-        if self.population_prior is not None:
-            prior = filled_prior(self.population_prior, (k, k), annotations)
+        prior = table_prior(self.population_prior, k, annotations)
         population = pyro.sample("population", dist.Dirichlet(prior).to_event(1))
         scale = prior.new_full((k,), float(self.spread_prior))
         spread = pyro.sample("spread", dist.HalfNormal(scale).to_event(1))
@@ -122,7 +109,11 @@ class HierarchicalDawidSkene(_WithPrevalence):
             confusion = pyro.deterministic("confusion", table, event_dim=2)
         return {"prevalence": prevalence, "confusion": confusion}
 
-    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
+    def newcomer(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        """No deviation: the table of the population."""
+        return torch.zeros_like(values[name][0])
+
+    def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Starting values from vote shares.
 
         Returns
@@ -133,16 +124,14 @@ class HierarchicalDawidSkene(_WithPrevalence):
             ``deviation`` [L, K, K]: those that give each annotator's weighted labels, with as many
             more as there are classes, spread like the population.
         """
-        self._check(annotations)
-        shares, informed = shares_at_start(annotations)
-        counts = counts_at(shares, annotations)
+        counts = statistics["reports"]
         population = counts.sum(0) + 1
         population = population / population.sum(-1, keepdim=True)
         own = counts + self.n_classes * population
         own = own / own.sum(-1, keepdim=True)
         spread = population.new_full((self.n_classes,), float(self.spread_prior))
         return {
-            "prevalence": shares[informed].mean(0),
+            "prevalence": normalised(statistics["prevalence"]),
             "population": population,
             "spread": spread,
             "deviation": (own.log() - population.log()) / spread.unsqueeze(-1),

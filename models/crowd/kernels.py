@@ -22,8 +22,9 @@ from torch import Tensor
 
 # Most threads with which one thread that adds up rows is no slower than all with the transpose.
 _FEW_THREADS = 2
-# In float32: nothing beside the rounding of a share of one, and far above the subnormal numbers.
-_LEAST_SHARE = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps
+# Repeated labels of a task with more labels than this are counted first: sums in float32 have
+# fewer terms. Elsewhere it would only cost time.
+_LONG = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class LabelCounts:
     Attributes
     ----------
     rows
-        CSR matrix [n_tasks, n_annotators · n_labels] of counts.
+        CSR matrix [n_tasks, n_annotators · n_labels] of counts; short rows have one entry a label.
     shape
         (n_tasks, n_annotators, n_labels).
     """
@@ -51,19 +52,27 @@ class LabelCounts:
         Parameters
         ----------
         task, annotator, label
-            int64 [n]: one row per given label; repeated rows add up.
+            int64 [n]: one row per given label; repeated rows add up in every product.
         shape
             (n_tasks, n_annotators, n_labels).
         """
         n_tasks, n_annotators, n_labels = shape
         n_columns = n_annotators * n_labels
-        column = annotator.cpu().numpy() * n_labels + label.cpu().numpy()
+        n = len(task)
         # Half the memory to read in every product, and what MKL and cuSPARSE want.
-        small = max(len(column), n_tasks, n_columns) < np.iinfo(np.int32).max
+        small = max(n, n_tasks, n_columns) < np.iinfo(np.int32).max
         kind: type[np.integer[Any]] = np.int32 if small else np.int64
-        places = (task.cpu().numpy().astype(kind), column.astype(kind))
-        ones = np.ones(len(column))
-        rows = sp.coo_array((ones, places), shape=(n_tasks, n_columns)).tocsr()
+        column = annotator.cpu().numpy().astype(kind)
+        column *= n_labels
+        column += label.cpu().numpy().astype(kind, copy=False)
+        # Transposing one label a row sorts the labels by task, in one pass over them.
+        first = np.arange(n + 1, dtype=kind)
+        by_row = sp.csr_array((column, task.cpu().numpy().astype(kind), first), shape=(n, n_tasks))
+        sorted_ = by_row.tocsc()
+        parts = (np.ones(n), sorted_.data, sorted_.indptr)
+        rows = sp.csr_array(parts, shape=(n_tasks, n_columns))
+        if np.diff(rows.indptr).max(initial=0) > _LONG:
+            rows.sum_duplicates()
         return cls(rows, shape)
 
     @cached_property
@@ -159,66 +168,6 @@ def _one_thread_will_do(dense: Tensor) -> bool:
     )
 
 
-def log_sum_exp(scores: Tensor) -> Tensor:
-    """Logarithm of the sum of exponentials over the last axis.
-
-    Rows of −inf give −inf and have no derivative, where torch's gives nan. The exponentials serve
-    the derivative as well.
-
-    Parameters
-    ----------
-    scores
-        ``[n, K]``.
-
-    Returns
-    -------
-    Tensor
-        ``[n]``; differentiable to any order.
-    """
-    if torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
-        highest = scores.detach().amax(-1, keepdim=True)
-        highest = torch.where(highest.isneginf(), 0.0, highest)
-        return (scores - highest).exp().sum(-1).log() + highest.squeeze(-1)
-    result: Tensor = _LogSumExp.apply(scores)
-    return result
-
-
-def shares_of(scores: Tensor) -> Tensor:
-    """Softmax over the last axis; rows of −inf give zeros."""
-    highest = scores.amax(-1, keepdim=True)
-    highest = torch.where(highest.isneginf(), 0.0, highest)
-    shares = (scores - highest).exp()
-    total = shares.sum(-1, keepdim=True)
-    return shares / torch.where(total > 0, total, 1.0)
-
-
-class _LogSumExp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor) -> Tensor:
-        highest = scores.amax(-1, keepdim=True)
-        highest.masked_fill_(highest.isneginf(), 0.0)
-        shares = (scores - highest).exp_()
-        if shares.dtype == torch.float32:
-            # Products of what is below are subnormal, which takes processors ten times as long.
-            shares.masked_fill_(shares < _LEAST_SHARE, 0.0)
-        # A product with ones: faster than a sum over a short axis.
-        total = shares @ shares.new_ones(shares.shape[-1])
-        found = total.log().add_(highest.squeeze(-1))
-        ctx.save_for_backward(scores)
-        if ctx.needs_input_grad[0]:
-            total.masked_fill_(total == 0, 1.0)
-            ctx.shares = shares.mul_(total.reciprocal_().unsqueeze(-1))
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gradient,) = gradients
-        if torch.is_grad_enabled():
-            return shares_of(ctx.saved_tensors[0]) * gradient.unsqueeze(-1)
-        shares: Tensor = ctx.shares * gradient.unsqueeze(-1)
-        return shares
-
-
 def label_log_density(counts: LabelCounts, log_confusion: Tensor) -> Tensor:
     """Log-density of all labels of every task given each true class.
 
@@ -236,15 +185,20 @@ def label_log_density(counts: LabelCounts, log_confusion: Tensor) -> Tensor:
         [*batch, n_tasks, K] in nats; the class axis is the contiguous one when there is no batch. A
         task without labels has 0.
     """
-    n_tasks, n_annotators, n_labels = counts.shape
     *batch, _, n_classes, _ = log_confusion.shape
-    # [*batch, L, K, J] → [L·J, *batch·K]: the batch is only more columns.
-    table = log_confusion.expand(*batch, n_annotators, n_classes, n_labels)
-    table = table.movedim((-3, -1), (0, 1)).reshape(n_annotators * n_labels, -1)
-    product = counts.product(table)
+    product = counts.product(by_label(counts, log_confusion))
     if not batch:
         return product
-    return product.reshape(n_tasks, *batch, n_classes).movedim(0, -2)
+    return product.reshape(-1, *batch, n_classes).movedim(0, -2)
+
+
+def by_label(counts: LabelCounts, log_confusion: Tensor) -> Tensor:
+    """[*batch, L, K, J] as the matrix [L·J, *batch·K] that ``counts`` multiply."""
+    _, n_annotators, n_labels = counts.shape
+    *batch, _, n_classes, _ = log_confusion.shape
+    # The batch is only more columns.
+    table = log_confusion.expand(*batch, n_annotators, n_classes, n_labels)
+    return table.movedim((-3, -1), (0, 1)).reshape(n_annotators * n_labels, -1)
 
 
 def _traceable_product(matrix: sp.csr_array, dense: Tensor) -> Tensor:

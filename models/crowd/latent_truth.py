@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -13,10 +12,12 @@ from torch.distributions import constraints
 
 from likely.envs import DataError
 from likely.models._logarithms import safe_log
+from likely.models._shapes import broadcast_shapes
+from likely.models.crowd._evidence import add_prior, label_evidence, log_sum_exp, shares_of
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.distributions import RaggedLabels, counts_of
 from likely.models.crowd.even_errors import even_logs, evenly_wrong
-from likely.models.crowd.kernels import label_log_density, log_sum_exp, shares_of
+from likely.models.crowd.kernels import label_log_density
 
 
 class LatentTruth(TorchDistribution):
@@ -105,7 +106,7 @@ class LatentTruth(TorchDistribution):
                 f"got {tuple(confusion.shape)}"
             )
         outside = prior.shape[: -2 if prior.dim() > 1 else -1]
-        self._outside = torch.broadcast_shapes(outside, confusion.shape[:-inner])
+        self._outside = broadcast_shapes(outside, confusion.shape[:-inner])
         super().__init__(
             self._outside + (annotations.n_tasks,), Size([len(annotations)]), validate_args=False
         )
@@ -135,14 +136,11 @@ class LatentTruth(TorchDistribution):
         else:
             counts = counts_of(self.annotations, value)
             evidence = label_log_density(counts, natural["confusion"])
-        scores = evidence + natural["prior"]
-        known = self.annotations.truth
-        if known is None or self.annotations.n_known == 0:
-            return scores
-        # A known class leaves one term of the sum.
-        classes = torch.arange(self.n_states, device=known.device)
-        out = (known.unsqueeze(-1) >= 0) & (known.unsqueeze(-1) != classes)
-        return scores.masked_fill(out, -math.inf)
+        return add_prior(evidence, natural["prior"], self._known)
+
+    @property
+    def _known(self) -> Tensor | None:
+        return self.annotations.truth if self.annotations.n_known else None
 
     def _evenly(self, value: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
         """Log-density of labels by true class, ``[n_tasks, K]``, when wrong ones are even."""
@@ -172,22 +170,33 @@ class LatentTruth(TorchDistribution):
         Tensor
             ``[*batch, n_tasks]`` in nats.
         """
-        parts = []
-        for one in self._each(natural):
-            scores = self.scores(value, one)
-            parts.append(scores.amax(-1) if hard else log_sum_exp(scores))
+        parts = [self._evidence(value, one, hard) for one in self._each(natural)]
+        return self._stacked(parts)
+
+    def _evidence(self, value: Tensor, natural: Mapping[str, Tensor], hard: bool) -> Tensor:
+        """`evidence` without a batch, ``[n_tasks]``."""
+        if not hard and not self.by_label:
+            counts = counts_of(self.annotations, value)
+            return label_evidence(counts, natural["confusion"], natural["prior"], self._known)
+        scores = self.scores(value, natural)
+        return scores.amax(-1) if hard else log_sum_exp(scores)
+
+    def _stacked(self, parts: list[Tensor]) -> Tensor:
+        """The members of the batch in one tensor."""
+        if not self._outside:
+            return parts[0]
         return torch.stack(parts).reshape(self._outside + parts[0].shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of every task's labels, ``[*batch, n_tasks]``; see `evidence`."""
         density = self.evidence(value, self.natural)
-        shape = torch.broadcast_shapes(density.shape, self.batch_shape)
+        shape = broadcast_shapes(density.shape, self.batch_shape)
         return density.expand(shape)
 
     def latent_posterior(self, value: Tensor) -> Tensor:
         """Posterior probabilities of the true classes, ``[*batch, n_tasks, K]``."""
         parts = [shares_of(self.scores(value, one)) for one in self._each(self.natural)]
-        return torch.stack(parts).reshape(self._outside + parts[0].shape)
+        return self._stacked(parts)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw a label for every row of the annotations; see `RaggedLabels.sample`."""

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
-import numpy as np
 import pyro
-import pyro.distributions as dist
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from likely.envs import DataError
-from likely.models._ids import lookup
 from likely.models.crowd._classifier import (
     WithClassifier,
     checked_classifier,
     linear_start,
 )
-from likely.models.crowd._program import (
-    Sites,
-    check_classes,
-    counts_at,
-    normalised,
-    shares_at_start,
-)
+from likely.models.crowd._priors import check_classes
+from likely.models.crowd._program import Sites
+from likely.models.crowd._start import counts_at, normalised, shares_at_start
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.dawid_skene import DawidSkene
-from likely.models.crowd.latent_truth import LatentTruth
 from likely.models.softmax import SoftmaxRegression
 
 
@@ -102,8 +92,7 @@ class LearningFromCrowds(WithClassifier):
         sites = self.sample_classifier(annotations)
         device = str(annotations.task.device)
         with pyro.plate("annotator", annotations.n_annotators, device=device):
-            table = dist.Dirichlet(self._tables._table_prior(annotations)).to_event(1)
-            return {**sites, "confusion": pyro.sample("confusion", table)}
+            return {**sites, "confusion": self._tables._sample_tables(annotations)}
 
     def initial(self, annotations: Annotations) -> dict[str, Tensor]:
         """Starting values: confusion from vote shares, as `DawidSkene`, and no use of features.
@@ -119,55 +108,9 @@ class LearningFromCrowds(WithClassifier):
         start = {"confusion": normalised(counts_at(shares, annotations))}
         return {**start, **linear_start(self.classifier, annotations, shares[informed])}
 
-    def predict_truth(
-        self,
-        params: Mapping[str, Tensor],
-        annotations: Annotations,
-        annotators: NDArray[Any] | list[Any] | None = None,
-    ) -> Tensor:
-        """Class probabilities of other tasks, from their features and what labels they have.
-
-        Parameters
-        ----------
-        params
-            Values of the sites, a fit's ``params``.
-        annotations
-            The tasks; those without labels get what the classifier says. Known true classes are
-            taken for certain.
-        annotators
-            Ids of the fit's annotators, in its order (``annotators`` of its annotations). By
-            default the annotations have the same ones in the same order. Somebody unknown to the
-            fit is taken to err like the mean of its annotators.
-
-        Returns
-        -------
-        Tensor
-            ``[n_tasks, K]``, rows summing to one; rows of zeros where labels are impossible.
-
-        Raises
-        ------
-        DataError
-            If ``annotations`` do not fit the program, ``params`` lack a site, or the annotators of
-            the fit are not as many as its tables.
-        """
-        self._check(annotations)
-        prior = self.predict_proba(params, annotations.features)
-        tables = self._value(params, "confusion").to(prior)
-        ids = annotations.annotators if annotators is None else np.asarray(annotators)
-        if tables.dim() != 3 or len(tables) != len(ids):
-            raise DataError(
-                f"annotators: expected the ids of the fit, whose confusion has shape "
-                f"{tuple(tables.shape)}, got {len(ids)}"
-            )
-        if annotators is not None:
-            where = torch.from_numpy(lookup(annotations.annotators, ids)).to(tables.device)
-            # The position −1 of somebody unknown picks the mean, put last.
-            tables = torch.cat([tables, tables.mean(0, keepdim=True)])[where]
-        labels = annotations.label
-        if labels is None:
-            return prior
-        with torch.no_grad():
-            return LatentTruth(prior, tables, annotations).latent_posterior(labels)
+    def fixed(self, values: Mapping[str, Tensor]) -> LearningFromCrowds:
+        """The program with the values of a module, and no prior of single annotators."""
+        return replace(cast(LearningFromCrowds, super().fixed(values)), confusion_prior=None)
 
     def _check(self, annotations: Any) -> None:
         super()._check(annotations)

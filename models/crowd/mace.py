@@ -11,21 +11,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from likely.models.crowd._program import (
-    CrowdProgram,
-    Sites,
-    checked_prior,
-    counts_at,
-    filled_prior,
-    normalised,
-    shares_at_start,
-)
+from likely.models.crowd._priors import WithPrevalence, filled_prior
+from likely.models.crowd._program import CrowdProgram, Sites
+from likely.models.crowd._start import FromVotes, normalised
 from likely.models.crowd.annotations import Annotations
-from likely.models.crowd.dawid_skene import _WithPrevalence
 
 
 @dataclass(frozen=True, eq=False)
-class MACE(_WithPrevalence):
+class MACE(WithPrevalence, FromVotes):
     """Every annotator reports the true class or spams, by habits of their own.
 
     Annotator l reports the true class with probability competence[l]; otherwise the label has
@@ -72,11 +65,8 @@ class MACE(_WithPrevalence):
     dims: ClassVar[Mapping[str, tuple[str, ...]]] = {**CrowdProgram.dims, "spam": ("reported",)}
 
     def __post_init__(self) -> None:
-        self._check_prevalence()
-        prior = checked_prior(self.competence_prior, "competence_prior", (((2,), "two numbers"),))
-        object.__setattr__(self, "competence_prior", tuple(torch.as_tensor(prior).tolist()))
-        shapes = (((), "a number"), ((self.n_classes,), f"[{self.n_classes}]"))
-        object.__setattr__(self, "spam_prior", checked_prior(self.spam_prior, "spam_prior", shapes))
+        self._check_priors(spam_prior=((), (self.n_classes,)))
+        self._check_beta("competence_prior")
 
     def sample_sites(self, annotations: Annotations) -> Sites:
         """Sample ``prevalence`` [K], ``competence`` [L] and ``spam`` [L, K]."""
@@ -90,7 +80,14 @@ class MACE(_WithPrevalence):
             confusion = pyro.deterministic("confusion", table, event_dim=2)
         return {"prevalence": prevalence, "confusion": confusion}
 
-    def initial(self, annotations: Annotations) -> dict[str, Tensor]:
+    def newcomer(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        """Means; habits count as often as their annotators spam, which makes the mean table."""
+        if name != "spam":
+            return super().newcomer(name, values)
+        weight = 1 - values["competence"]
+        return normalised(weight @ values["spam"])
+
+    def initial_from(self, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Starting values from vote shares.
 
         Returns
@@ -100,12 +97,10 @@ class MACE(_WithPrevalence):
             shares of their tasks, with one more on either side; ``spam`` [L, K]: the labels that
             disagree, with one more of each class.
         """
-        self._check(annotations)
-        shares, informed = shares_at_start(annotations)
-        counts = counts_at(shares, annotations)
+        counts = statistics["reports"]
         agreed = counts.diagonal(dim1=-2, dim2=-1)
         return {
-            "prevalence": shares[informed].mean(0),
+            "prevalence": normalised(statistics["prevalence"]),
             "competence": (agreed.sum(-1) + 1) / (counts.sum((-2, -1)) + 2),
             "spam": normalised(counts.sum(-2) - agreed + 1),
         }

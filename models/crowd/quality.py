@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def expected_accuracy(confusion: Any, prevalence: Any) -> Tensor:
     >>> expected_accuracy([[0.9, 0.1], [0.5, 0.5]], [0.25, 0.75])
     tensor(0.6000)
     """
-    confusion, prevalence = checked_tables(confusion, prevalence)
+    confusion, prevalence = broadcasting(confusion, prevalence)
     return (prevalence * confusion.diagonal(dim1=-2, dim2=-1)).sum(-1)
 
 
@@ -109,7 +110,7 @@ def expected_cost(confusion: Any, prevalence: Any, cost: Any) -> Tensor:
     >>> expected_cost([[0.9, 0.1], [0.5, 0.5]], [0.8, 0.2], missed)
     tensor(1.0800)
     """
-    confusion, prevalence = checked_tables(confusion, prevalence)
+    confusion, prevalence = broadcasting(confusion, prevalence)
     cost = _cost(cost, confusion)
     return (prevalence.unsqueeze(-1) * confusion * cost).sum((-2, -1))
 
@@ -141,7 +142,7 @@ def decision_cost(confusion: Any, prevalence: Any, cost: Any) -> Tensor:
     >>> decision_cost([[0.0, 1.0], [1.0, 0.0]], [0.5, 0.5], [[0.0, 1.0], [1.0, 0.0]])
     tensor(0.)
     """
-    confusion, prevalence = checked_tables(confusion, prevalence)
+    confusion, prevalence = broadcasting(confusion, prevalence)
     joint = prevalence.unsqueeze(-1) * confusion
     # [..., d, j]: cost of answering d where j was reported.
     by_answer = _cost(cost, confusion).mT @ joint
@@ -232,9 +233,13 @@ def annotator_table(
     ann             1       0.9           0.64
     bo              2       0.5           0.00
     """
-    number = isinstance(interval, int | float) and not isinstance(interval, bool)
+    if not isinstance(annotations, Annotations):
+        raise DataError(f"annotations: expected Annotations, got {type(annotations).__name__}")
+    number = isinstance(interval, Real) and not isinstance(interval, bool)
     if not number or not 0 < interval < 1:
         raise DataError(f"interval: expected a probability between 0 and 1, got {interval!r}")
+    if threshold is not None and not 0 <= float(_numbers(threshold, "threshold").max()) <= 1:
+        raise DataError(f"threshold: expected a score between 0 and 1, got {threshold!r}")
     tables, shares = _by_draw(annotations, confusion, prevalence)
     scores: dict[str, Callable[[], Tensor]] = {
         "accuracy": lambda: expected_accuracy(tables, shares),
@@ -298,6 +303,24 @@ def checked_tables(confusion: Any, shares: Any, name: str = "prevalence") -> tup
     return confusion, shares
 
 
+def broadcasting(confusion: Any, shares: Any, name: str = "prevalence") -> tuple[Tensor, Tensor]:
+    """`checked_tables` whose leading axes broadcast.
+
+    Raises
+    ------
+    DataError
+        As `checked_tables`, and if leading axes have other lengths.
+    """
+    confusion, shares = checked_tables(confusion, shares, name)
+    lead, other = list(confusion.shape[:-2]), list(shares.shape[:-1])
+    if any(1 != a != b != 1 for a, b in zip(lead[::-1], other[::-1], strict=False)):
+        raise DataError(
+            f"{name}: expected leading axes that broadcast with those of confusion, {lead}, "
+            f"got {other}"
+        )
+    return confusion, shares
+
+
 def _confusion(value: Any) -> Tensor:
     table = probabilities(value, "confusion", 2)
     if table.shape[-1] != table.shape[-2] or table.shape[-1] < 2:
@@ -334,11 +357,22 @@ def _cost(value: Any, confusion: Tensor) -> Tensor:
 
 def _numbers(value: Any, name: str) -> Tensor:
     try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+        if isinstance(value, Tensor):
+            tensor = value.detach()
+            if tensor.is_complex():
+                raise TypeError(f"dtype {tensor.dtype}")
+        else:
+            array = np.asarray(value)
+            if array.dtype.kind == "O":  # a data frame of columns of several types
+                array = array.astype(np.float64)
+            if array.dtype.kind not in "fiub":
+                raise TypeError(f"dtype {array.dtype}")
+            tensor = torch.as_tensor(np.array(array))
         if not tensor.is_floating_point() or not isinstance(value, Tensor | np.ndarray):
             tensor = tensor.to(torch.get_default_dtype())
+        finite = bool(torch.isfinite(tensor).all())
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name}: expected numbers, got {value!r}; {error}") from error
-    if not bool(torch.isfinite(tensor).all()):
+    if not finite:
         raise DataError(f"{name}: expected finite numbers, got nan or inf")
-    return tensor.detach()
+    return tensor

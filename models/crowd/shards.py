@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import torch
 from numpy.typing import NDArray
 
@@ -23,6 +22,9 @@ from likely.envs import DataError
 from likely.models._ids import encode
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.files import check_columns
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 # Labels that one part holds, unless said otherwise.
 _ROWS = 1_000_000
@@ -174,6 +176,9 @@ class _Columns:
 
     @classmethod
     def of(cls, path: Any, names: list[str]) -> _Columns:
+        # Ten megabytes that only files of this kind need.
+        import pyarrow.dataset as ds
+
         try:
             source = Path(path)
         except TypeError as error:

@@ -173,7 +173,14 @@ def test_the_progress_bar_and_warnings_go_to_standard_error(folder):
         ("task,annotator,label\n1,,3\n", [], "annotator: 1 missing value"),
         ("task,annotator,label\n1,2,3\n1,2,3,4\n", [], "cannot read 'bad.csv' as a table"),
         ("task,annotator,label\n1,2,3\n", [], "n_classes: expected an integer of at least 2"),
-        ("good", ["--gold", "nowhere.csv"], "has no column ['nowhere.csv']"),
+        ("task;annotator;label\n1;2;3\n", [], "seems to have ';' between fields"),
+        ("good", ["--task", "label"], "expected three columns, got 'label', 'annotator', 'label'"),
+        ("good", ["--gold", "nowhere.csv"], "'nowhere.csv' is neither a column of 'bad.csv' nor"),
+        ("good", ["--gold", "nothing.csv"], "gold: 'nothing.csv' gives no task a class"),
+        ("good", ["--gold-use", "score"], "gold-use: score needs true classes"),
+        ("good", ["--gold-label", "x"], "gold-label: names a column of a gold file"),
+        ("good", ["--gold", "label", "--gold-label", "x"], "gold-label: names a column of a"),
+        ("good", ["--classes", "cat,,dog"], "classes: expected names with commas"),
         ("good", ["--gold", "bad.csv", "--gold-label", "x"], "has no column ['x']"),
         ("good", ["--gold", "bad.csv"], "gives task 't000' several classes"),
         ("good", ["--gold", "other.csv"], "gold: none of its tasks has labels"),
@@ -181,20 +188,36 @@ def test_the_progress_bar_and_warnings_go_to_standard_error(folder):
         ("good", ["--classes", "cat,emu"], "label: 1 value(s) not in classes: 'dog'"),
         ("good", ["-O", "fast"], "option: expected name=value"),
         ("good", ["-O", "fast=1"], "engine 'em' has no option 'fast'"),
+        ("good", ["-O", "seed=1"], "option: give seed as --seed"),
+        ("good", ["-O", "init=x.nc"], "option: give init as --start"),
+        ("good", ["-O", "tol=1", "-O", "tol=2"], "option: tol is given twice"),
+        ("good", ["-O", "dtype=float8"], "dtype must be a floating torch.dtype, got 'float8'"),
+        ("good", ["-O", "device=xla"], "device 'xla' is not available"),
         ("good", ["-O", "tol=-1"], "tol must be"),
         ("good", ["--seed", "-1"], "seed must be"),
         ("good", ["--start", "nowhere.nc"], "start: "),
         ("good", ["--start", "bad.csv"], "start: "),
         ("good", ["--cost", "nowhere.csv"], "cost: cannot read"),
         ("good", ["--cost", "bad.csv"], "cost: expected rows and columns ['cat', 'dog']"),
+        ("good", ["--cost", "nan.csv"], "cost: expected finite numbers"),
+        ("good", ["--cost", "twice.csv"], "got rows ['cat', 'dog'] and columns ['cat', 'cat', "),
+        ("good", ["--cost", "semicolon.csv"], "expected rows and columns ['cat', 'dog'], each"),
+        ("good", ["--model", "glad", "--threshold", "0.1"], "threshold: needs confusion tables"),
+        ("good", ["--model", "glad", "--cost", "nan.csv"], "cost: needs confusion tables"),
         ("good", ["--interval", "1.5"], "interval: expected a probability"),
         ("good", ["--threshold", "2"], "threshold: expected a score"),
-        ("good", ["--out", "bad.csv"], "bad.csv"),
+        ("good", ["--out", "bad.csv"], "out: cannot make the folder 'bad.csv': File exists"),
+        ("good", ["--out", "taken"], "out: cannot write 'taken/fit.nc', which is a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, text, options, message):
     pd.DataFrame({"task": ["a"], "label": ["cat"]}).to_csv("other.csv", index=False)
     pd.DataFrame({"task": ["t000"], "label": ["emu"]}).to_csv("class.csv", index=False)
+    pd.DataFrame({"task": ["t000", "t001"], "label": ["-1", None]}).to_csv("nothing.csv")
+    (folder / "nan.csv").write_text(",cat,dog\ncat,0,nan\ndog,1,0\n")
+    (folder / "twice.csv").write_text(",cat,cat,dog\ncat,0,0,1\ndog,1,1,0\n")
+    (folder / "semicolon.csv").write_text(";cat;dog\ncat;0;1\ndog;1;0\n")
+    (folder / "taken" / "fit.nc").mkdir(parents=True)
     if text == "good":
         FRAME.to_csv("bad.csv", index=False)
     elif text is not None:
@@ -215,6 +238,82 @@ def test_a_fit_that_fails_has_exit_code_1(folder, monkeypatch):
     result = likely("labels.csv")
     assert result.exit_code == 1
     assert result.stderr == "Error: the objective became nan at iteration 3\n"
+
+
+def test_nothing_that_is_read_is_written_over(folder):
+    GOLD.to_csv("truth.csv", index=False)
+    before = (folder / "truth.csv").read_bytes()
+    result = likely("labels.csv", "--gold", "truth.csv", "--out", ".")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "out: would write over 'truth.csv', which is read" in result.stderr
+    assert (folder / "truth.csv").read_bytes() == before
+
+
+def test_messages_hold_nothing_that_steers_a_terminal(folder):
+    (folder / "bad.csv").write_bytes(b"task,annotator,label\n1,2,\x1b[31m\x07red,4\n")
+    stderr = likely("bad.csv").stderr
+    assert "red,4" in stderr
+    assert stderr.removesuffix("\n").isprintable()
+
+
+def test_gold_as_other_programs_write_it(folder):
+    """Whole numbers with gaps are written as 1.0; -1 says that a class is unknown."""
+    number = {"cat": 0, "dog": 1}
+    table = FRAME.assign(label=FRAME["label"].map(number))
+    known = GOLD.assign(label=GOLD["label"].map(number)).head(10)
+    table.assign(right=table["task"].map(known.set_index("task")["label"])).to_csv("gaps.csv")
+    assert "1.0" in (folder / "gaps.csv").read_text()
+    done("gaps.csv", "--gold", "right", "--out", "gaps", "--no-figures")
+    table.to_csv("numbers.csv")
+    pd.concat([known, pd.DataFrame({"task": ["t040"], "label": [-1]})]).to_csv("minus.csv")
+    shown = done("numbers.csv", "--gold", "minus.csv", "--out", "minus", "--no-figures")
+    assert "60 tasks, 10 with a known class" in shown.stdout
+    pd.testing.assert_frame_equal(*(pd.read_csv(f"{name}/truth.csv") for name in ("gaps", "minus")))
+    assert (pd.read_csv("gaps/truth.csv")["probability"].head(10) == 1).all()
+
+
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_classes_of_a_parquet_file_have_its_type(folder, kind):
+    labels = FRAME["label"].map({"cat": 0, "dog": 1}).astype(kind)
+    FRAME.assign(label=labels).to_parquet("LABELS.PARQUET")
+    names = ["--classes", ", ".join(str(kind(value)) for value in (1, 0))]
+    done("LABELS.PARQUET", *names, "--out", "o", "--no-figures")
+    classes = Fit.load("o/fit.nc").to_arviz().posterior["class"].to_numpy()
+    assert classes.tolist() == [kind(1), kind(0)]
+    if kind is not bool:
+        result = likely("LABELS.PARQUET", "--classes", "no,yes", "--out", "o")
+        assert result.exit_code == 2
+        assert "classes: the labels are numbers" in result.stderr
+
+
+def test_separators_quoted_classes_and_types_of_the_fit(folder):
+    text = FRAME.replace("cat", "a, cat").to_csv(index=False, sep=";")
+    (folder / "semicolons.csv").write_text(text)
+    options = ["--separator", ";", "--classes", '"a, cat",dog', "-O", "dtype=float32"]
+    done("semicolons.csv", *options, "--out", "o", "--no-figures")
+    assert set(pd.read_csv("o/truth.csv")["truth"]) == {"a, cat", "dog"}
+    assert Fit.load("o/fit.nc").options["dtype"] == "torch.float32"
+    (folder / "tabs.txt").write_text(text.replace(";", "\t"))
+    done("tabs.txt", "--separator", "tab", "--out", "tabs", "--no-figures")
+
+
+def test_names_that_figures_could_choke_on(folder):
+    names = {"ann": "$\\frac$", "bo": "作者", "cy": "cy\ncy", "spam": "x" * 500}
+    frame = FRAME.replace(names).replace({"cat": "$", "dog": "$\\q$" + "dog " * 60})
+    frame.to_csv("odd.csv", index=False)
+    result = done("odd.csv", "--out", "o")
+    assert (folder / "o" / "confusion.png").is_file()
+    assert result.stderr == (
+        "Warning: figures: the font lacks letters of some names; they show as boxes\n"
+    )
+
+
+def test_tables_of_many_classes_are_no_figure(folder):
+    rows = [(f"t{i}", f"a{j}", f"c{(i + j) % 60:02}") for i in range(60) for j in range(3)]
+    pd.DataFrame(rows, columns=["task", "annotator", "label"]).to_csv("many.csv", index=False)
+    shown = done("many.csv", "--out", "o", "-O", "max_iter=3")
+    assert "confusion.png" not in shown.stdout
+    assert "truth.png" in shown.stdout
 
 
 @pytest.mark.parametrize("options", [["--model", "best"], ["--engine", "x"], ["--next", "-1"], []])

@@ -84,6 +84,9 @@ def test_random_labels_have_no_agreement_and_the_interval_says_so():
         (([0, 0, 1], [0, 1, 0], [1, 1, 0]), {}, "are equal; alpha is undefined"),
         (([0, 0], [0, 1], ["x", "y"]), {"level": "interval"}, "classes that are numbers"),
         (([0, 0], [0, 1], [0, 1]), {"level": "best"}, "level: expected one of nominal"),
+        (([0, 0], [0, 1], ["1", "nan"]), {"level": "interval"}, "classes that are finite numbers"),
+        (([0, 0], [0, 1], [1, np.inf]), {"level": "ratio"}, "classes that are finite numbers of"),
+        (([0, 0], [0, 1], ["1", "-1"]), {"level": "ratio"}, "finite numbers of at least 0"),
     ],
 )
 def test_bad_input_is_named(columns, options, message):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,19 @@ def test_annotators_are_not_asked_twice_nor_anybody_about_gold():
     assert tasks_to_label(known, TRUTH[:2], TABLES).index.tolist() == ["a"]
 
 
+def test_classes_that_look_alike_have_columns_of_their_own():
+    crowd = Annotations.from_arrays([0, 1], [0, 0], [1, "1"])
+    table = truth_table(crowd, [[1.0, 0.0], [0.25, 0.75]])
+    assert list(table)[3:] == ["p_1", "p_'1'"]
+    assert table["p_'1'"].tolist() == [0.0, 0.75]
+
+
+def test_nobody_has_labelled_anything_yet():
+    crowd = replace(CROWD, task=CROWD.task[:0], annotator=CROWD.annotator[:0], label=None)
+    asked = tasks_to_label(crowd, TRUTH, TABLES, most=np.int64(1))
+    np.testing.assert_allclose(asked["gain"], information_gain(TRUTH[:1], TABLES.mean(0)))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -85,6 +100,10 @@ def test_annotators_are_not_asked_twice_nor_anybody_about_gold():
         (lambda: truth_table([1], TRUTH), "annotations: expected Annotations"),
         (lambda: truth_entropy([np.nan, 1]), "truth: .*finite"),
         (lambda: information_gain(TRUTH, np.eye(3)), "truth: expected 3 classes"),
+        (lambda: information_gain(TRUTH, TABLES), "truth: .*broadcast"),
+        (lambda: accuracy_gain(TRUTH, TABLES), "truth: .*broadcast"),
+        (lambda: tasks_to_label(CROWD, TRUTH, TABLES, gain=["fun"]), "gain: expected"),
+        (lambda: tasks_to_label(CROWD, TRUTH, TABLES, annotator=["ann"]), "annotator: .'ann'. is"),
         (lambda: tasks_to_label(CROWD, TRUTH, TABLES[:1]), "confusion: expected"),
         (lambda: tasks_to_label(CROWD, TRUTH, TABLES, most=0), "most: expected"),
         (lambda: tasks_to_label(CROWD, TRUTH, TABLES, gain="fun"), "gain: expected"),

@@ -59,6 +59,24 @@ def test_weights_decide() -> None:
     torch.testing.assert_close(only.shares[1], torch.full((3,), 1 / 3))
 
 
+def test_weights_that_name_their_annotators_go_by_these() -> None:
+    expected = weighted_vote(crowd(), [1, 3, 0]).shares
+    sorted_series = pd.Series({"x": 1.0, "y": 3.0, "z": 0.0}).sort_values()
+    for weights in ({"z": 0, "y": 3, "x": 1}, sorted_series, pd.Series([1, 3, 0])):
+        torch.testing.assert_close(weighted_vote(crowd(), weights).shares, expected)
+    rows = each_label(crowd(features=torch.zeros(4, 1)), sorted_series)
+    assert rows.weights.tolist() == [1, 3, 0, 1, 3, 1, 1, 3]
+    shuffled = pd.Series([1, 3, 0]).sort_values()  # whose these are, nobody can tell
+    for bad in (
+        {"x": 1, "y": 3},
+        {"x": 1, "y": 3, "w": 0},
+        sorted_series.iloc[[0, 0, 1]],
+        shuffled,
+    ):
+        with pytest.raises(DataError, match="weights: expected one for each of the annotators 'x'"):
+            weighted_vote(crowd(), bad)
+
+
 def test_ties_of_weights_survive_rounding() -> None:
     task, annotator = [0] * 4, [0, 1, 2, 3]
     tied = Annotations.from_arrays(task, annotator, [0, 0, 0, 1])

@@ -1,67 +1,32 @@
+"""The density of Dawid & Skene's model, and EM by hand on it."""
+
 import dataclasses
-import os
 from itertools import product
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, config_enumerate
 from pyro.poutine.enum_messenger import EnumMessenger
-from scipy.special import logsumexp
 
 from likely.envs import DataError
-from likely.inference import MAP
 from likely.models import Annotations, DawidSkene, RaggedLabels
 
-ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("LIKELY_DATA", ROOT.parent / "shared" / "data"))
+pytestmark = pytest.mark.usefixtures("in_double")
 
-
-@pytest.fixture(autouse=True)
-def _double_and_seeded():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    pyro.set_rng_seed(0)
-    yield
-    torch.set_default_dtype(before)
-
-
-@pytest.fixture(scope="module")
-def anesthesia():
-    return Annotations.from_frame(pd.read_csv(ROOT / "examples" / "data" / "anesthesia.csv"))
-
-
-def small(seed=0, n=60, tasks=12, annotators=4, classes=3, **options):
-    generator = np.random.default_rng(seed)
-    return Annotations.from_arrays(
-        generator.integers(0, tasks, n),
-        generator.integers(0, annotators, n),
-        generator.integers(0, classes, n),
-        tasks=range(tasks),
-        annotators=range(annotators),
-        classes=range(classes),
-        **options,
-    )
+# The dtype is the same for all examples.
+SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
 def draw(program, annotations):
     """Parameters from the program's prior."""
     trace = poutine.trace(program).get_trace(annotations)
     return {name: trace.nodes[name]["value"] for name in ("prevalence", "confusion")}
-
-
-def evidence(program, annotations, params):
-    """log p(labels | params), true classes summed out by the program."""
-    trace = poutine.trace(poutine.condition(program, params)).get_trace(annotations)
-    site = trace.nodes["labels"]
-    return site["fn"].log_prob(site["value"]).sum()
 
 
 def enumerated(annotations, params):
@@ -83,46 +48,42 @@ def enumerated(annotations, params):
     return joint.logsumexp(0).sum()
 
 
-def by_hand(annotations, params, truth=None):
-    """The same in NumPy, one label at a time."""
-    prevalence, confusion = (params[n].detach().numpy() for n in ("prevalence", "confusion"))
-    log_joint = np.tile(np.log(prevalence), (annotations.n_tasks, 1))
-    rows = (annotations.task, annotations.annotator, annotations.label)
-    for i, who, label in zip(*(r.tolist() for r in rows), strict=True):
-        log_joint[i] += np.log(confusion[who, :, label])
-    for i, known in enumerate(truth or []):
-        if known >= 0:
-            log_joint[i, np.arange(len(prevalence)) != known] = -np.inf
-    return logsumexp(log_joint, axis=1).sum()
+def chance(params):
+    """Probabilities of a label by true class."""
+    table = params["confusion"].detach().numpy()
+    return lambda task, who, label: table[who, :, label]
 
 
-def em_step(program, annotations, params, prior=None):
-    """Expected counts by Fisher's identity, table · d log p / d table, then their shares."""
-    params = {name: value.detach().requires_grad_() for name, value in params.items()}
-    value = evidence(program, annotations, params)
-    gradients = torch.autograd.grad(value, list(params.values()))
-    new = {}
-    for (name, table), gradient in zip(params.items(), gradients, strict=True):
-        expected = table.detach() * gradient
-        if prior is not None:
-            expected = expected + prior[name] - 1
-        total = expected.sum(-1, keepdim=True)
-        # Counts that underflow cannot be divided to shares that sum to one.
-        seen = total > 1e-200
-        new[name] = torch.where(seen, expected / torch.where(seen, total, 1.0), table.detach())
-    return value.item(), new
+@pytest.fixture
+def em(evidence):
+    """EM by Fisher's identity: expected counts are table · d log p / d table."""
+
+    def step(program, annotations, params, prior):
+        params = {name: value.detach().requires_grad_() for name, value in params.items()}
+        value = evidence(program, annotations, params)
+        gradients = torch.autograd.grad(value, list(params.values()))
+        new = {}
+        for (name, table), gradient in zip(params.items(), gradients, strict=True):
+            expected = table.detach() * gradient
+            if prior is not None:
+                expected = expected + prior[name] - 1
+            total = expected.sum(-1, keepdim=True)
+            # Counts that underflow cannot be divided to shares that sum to one.
+            seen = total > 1e-200
+            new[name] = torch.where(seen, expected / torch.where(seen, total, 1.0), table.detach())
+        return value.item(), new
+
+    def run(program, annotations, steps, prior=None):
+        params, values = program.initial(annotations), []
+        for _ in range(steps):
+            value, params = step(program, annotations, params, prior)
+            values.append(value)
+        return values, params
+
+    return run
 
 
-def em(program, annotations, steps, prior=None):
-    params, values = program.initial(annotations), []
-    for _ in range(steps):
-        value, new = em_step(program, annotations, params, prior)
-        values.append(value)
-        params = new
-    return values, params
-
-
-def test_em_from_vote_shares_on_anesthesia(anesthesia):
+def test_em_from_vote_shares_on_anesthesia(anesthesia, em):
     values, params = em(DawidSkene(4), anesthesia, 300)
     reference = {1: -205.0911, 2: -194.5510, 5: -192.9093, 10: -192.8910, 20: -192.8909}
     for step, value in reference.items():
@@ -150,7 +111,7 @@ def test_em_from_vote_shares_on_anesthesia(anesthesia):
     )
 
 
-def test_em_of_the_posterior_on_anesthesia(anesthesia):
+def test_em_of_the_posterior_on_anesthesia(anesthesia, em):
     prior = {"prevalence": 3.0, "confusion": 3.2 / 3 + (4.8 - 3.2 / 3) * torch.eye(4)}
     _, params = em(DawidSkene(4), anesthesia, 200, prior)
     torch.testing.assert_close(
@@ -168,32 +129,25 @@ def test_em_of_the_posterior_on_anesthesia(anesthesia):
         ("labelme", -2706.93, 1.5, 0.795),
     ],
 )
-def test_em_on_published_crowds(name, log_likelihood, tolerance, accuracy):
-    folder = DATA / "crowd" / name
-    if not folder.is_dir():
-        pytest.skip(f"no data in {folder}; set LIKELY_DATA")
-    crowd = Annotations.from_frame(pd.read_csv(folder / "labels.csv"), annotator="worker")
+def test_em_on_published_crowds(name, log_likelihood, tolerance, accuracy, published, em):
+    crowd = published(name).crowd
     program = DawidSkene(crowd.n_classes)
     values, params = em(program, crowd, 200)
     assert values[-1] == pytest.approx(log_likelihood, abs=tolerance)
-    gold = pd.read_csv(folder / "truth.csv").set_index("task")["label"]
-    position = {task: i for i, task in enumerate(crowd.tasks.tolist())}
     log_confusion = params["confusion"].log()
     score = params["prevalence"].log().repeat(crowd.n_tasks, 1)
     score.index_add_(0, crowd.task, log_confusion[crowd.annotator, :, crowd.label])
-    guess = crowd.classes[score.argmax(1).numpy()]
-    hits = [guess[position[task]] == label for task, label in gold.items() if task in position]
-    assert np.mean(hits) == pytest.approx(accuracy, abs=2e-3)
+    assert published(name).accuracy(score) == pytest.approx(accuracy, abs=2e-3)
 
 
-def test_evidence_equals_the_sum_by_hand(anesthesia):
+def test_evidence_equals_the_sum_by_hand(anesthesia, evidence, by_hand, small):
     for program, crowd in ((DawidSkene(4), anesthesia), (DawidSkene(3), small())):
         params = draw(program, crowd)
-        expected = by_hand(crowd, params)
+        expected = by_hand(crowd, params["prevalence"], chance(params))
         assert evidence(program, crowd, params).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_evidence_equals_the_elbo_of_a_point_guide():
+def test_evidence_equals_the_elbo_of_a_point_guide(evidence, small):
     program, crowd = DawidSkene(3), small()
     params = draw(program, crowd)
 
@@ -210,29 +164,14 @@ def test_evidence_equals_the_elbo_of_a_point_guide():
     assert -elbo.loss(program, guide, crowd) == pytest.approx(expected.item(), abs=1e-8)
 
 
-def test_vectorised_particles_agree_with_a_loop():
-    crowd = small()
-    params = [draw(DawidSkene(3), crowd) for _ in range(4)]
-    expected = [evidence(DawidSkene(3), crowd, p).item() for p in params]
-    stacked = {
-        "prevalence": torch.stack([p["prevalence"] for p in params]).unsqueeze(1),
-        "confusion": torch.stack([p["confusion"] for p in params]),
-    }
-
-    def particles(annotations):
-        with pyro.plate("particle", 4, dim=-2):
-            return DawidSkene(3)(annotations)
-
-    trace = poutine.trace(poutine.condition(particles, stacked)).get_trace(crowd)
-    site = trace.nodes["labels"]
-    density = site["fn"].log_prob(site["value"])
-    assert density.shape == (4, crowd.n_tasks)
-    torch.testing.assert_close(density.sum(-1), torch.tensor(expected))
+def test_vectorised_particles_agree_with_a_loop(small, check_particles):
+    each = [draw(DawidSkene(3), small()) for _ in range(4)]
+    check_particles(DawidSkene(3), small(), each, ["prevalence"])
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.randoms(use_true_random=False), st.integers(1, 40))
-def test_evidence_does_not_depend_on_names_and_row_order(random, n):
+@settings(max_examples=30, **SHARED)
+@given(random=st.randoms(use_true_random=False), n=st.integers(1, 40))
+def test_evidence_does_not_depend_on_names_and_row_order(random, n, evidence, small):
     crowd = small(n=n)
     params = draw(DawidSkene(3), crowd)
     before = evidence(DawidSkene(3), crowd, params).item()
@@ -252,9 +191,9 @@ def test_evidence_does_not_depend_on_names_and_row_order(random, n):
     assert evidence(DawidSkene(3), renamed, params).item() == pytest.approx(before, rel=1e-12)
 
 
-@settings(deadline=None, max_examples=10)
-@given(st.permutations(range(3)))
-def test_evidence_does_not_depend_on_the_order_of_classes(order):
+@settings(max_examples=10, **SHARED)
+@given(order=st.permutations(range(3)))
+def test_evidence_does_not_depend_on_the_order_of_classes(order, evidence, small):
     crowd = small()
     params = draw(DawidSkene(3), crowd)
     before = evidence(DawidSkene(3), crowd, params).item()
@@ -274,15 +213,15 @@ def test_evidence_does_not_depend_on_the_order_of_classes(order):
 
 
 @pytest.mark.parametrize("known", [[0, -1, 2, -1, -1, 1, -1, -1, -1, -1, -1, 0], [0, 1, 2] * 4])
-def test_known_truth_is_conditioned_on(known):
+def test_known_truth_is_conditioned_on(known, evidence, by_hand, small):
     crowd = small(truth=known)
     params = draw(DawidSkene(3), small())
-    expected = by_hand(crowd, params, known)
+    expected = by_hand(crowd, params["prevalence"], chance(params))
     assert evidence(DawidSkene(3), crowd, params).item() == pytest.approx(expected, rel=1e-12)
     assert enumerated(crowd, params).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_mini_batches_add_up_to_the_whole():
+def test_mini_batches_add_up_to_the_whole(evidence, small):
     crowd = small(truth=[0, -1, 2, -1, -1, 1, -1, -1, -1, -1, -1, 0])
     params = draw(DawidSkene(3), small())
     parts = torch.randperm(12).split(4)
@@ -294,7 +233,7 @@ def test_mini_batches_add_up_to_the_whole():
     assert tracer.trace.nodes["labels"]["scale"] == 3
 
 
-def test_a_design_is_simulated():
+def test_a_design_is_simulated(em):
     n_tasks, n_annotators = 400, 3
     pairs = np.array(list(product(range(n_tasks), range(n_annotators)))).T
     design = Annotations.from_arrays(*pairs, None, classes=["x", "y", "z"])
@@ -323,7 +262,7 @@ def test_a_design_with_known_truth_is_simulated_from_it():
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_posterior_predictive_labels_are_flat(parallel):
+def test_posterior_predictive_labels_are_flat(parallel, small):
     program = poutine.uncondition(DawidSkene(3))
     samples = Predictive(program, num_samples=5, parallel=parallel)(small())
     assert samples["labels"].shape == (5, 60)
@@ -356,109 +295,11 @@ def test_initial_is_the_m_step_of_vote_shares():
     torch.testing.assert_close(gold["confusion"][0, 1], torch.tensor([1 / 2, 1 / 2, 0]))
 
 
-def test_names_of_dimensions():
-    crowd = Annotations.from_arrays(["t1", "t0"], [5, 5], ["no", "yes"])
-    program = DawidSkene(2)
-    assert program.coords(crowd) == {
-        "task": ["t0", "t1"],
-        "annotator": [5],
-        "class": ["no", "yes"],
-        "reported": ["no", "yes"],
-        "annotation": range(2),
-    }
-    trace = poutine.trace(program).get_trace(crowd)
-    for site, names in program.dims.items():
-        if site == "truth":  # a latent: the axis of its probabilities
-            assert names == ("class",)
-            continue
-        assert trace.nodes[site]["fn"].event_dim == len(names)
-    design = poutine.trace(program).get_trace(dataclasses.replace(crowd, label=None))
-    assert [frame.name for frame in design.nodes["truth"]["cond_indep_stack"]] == ["task"]
-    for site, plate in (("confusion", "annotator"), ("labels", "task")):
-        assert [frame.name for frame in trace.nodes[site]["cond_indep_stack"]] == [plate]
-
-
-@pytest.mark.parametrize(
-    "crowd",
-    [
-        Annotations.from_arrays([0], [0], [1], classes=[0, 1]),  # one task, one label
-        Annotations.from_arrays([0, 1, 2], [0, 0, 0], [0, 1, 1]),  # one annotator
-        Annotations.from_arrays([0, 0, 0], [0, 1, 2], [0, 1, 1]),  # one label an annotator
-        Annotations.from_arrays([0, 0], [0, 1], [1, 1], classes=[0, 1]),  # one class reported
-        Annotations.from_arrays([0, 1], [0, 1], [0, 1], tasks=range(9), annotators=range(5)),
-    ],
-)
-def test_degenerate_crowds(crowd):
+def test_degenerate_crowds(degenerate_crowd, evidence, by_hand, em):
+    crowd = degenerate_crowd
     params = draw(DawidSkene(2), crowd)
-    expected = by_hand(crowd, params)
+    expected = by_hand(crowd, params["prevalence"], chance(params))
     assert evidence(DawidSkene(2), crowd, params).item() == pytest.approx(expected, rel=1e-12)
     values, params = em(DawidSkene(2), crowd, 5)
     assert np.isfinite(values).all()
     assert all(torch.isfinite(p).all() for p in params.values())
-
-
-def test_priors():
-    crowd = small()
-    full = 1 + torch.rand(4, 3, 3)
-    for prior, expected in (
-        (None, (4 / 3 + 2 * torch.eye(3)).expand(4, 3, 3)),
-        (2, torch.full((4, 3, 3), 2.0)),
-        (torch.tensor(2.0), torch.full((4, 3, 3), 2.0)),
-        (full[0].float(), full[0].float().double().expand(4, 3, 3)),
-        (full, full),
-    ):
-        prevalence = (torch.tensor([1.0, 2.0, 3.0]), [1, 2, 3], np.array([1.0, 2.0, 3.0]))
-        if isinstance(prior, torch.Tensor):
-            prior = (prior, prior.numpy(), prior.tolist())
-        given = zip(prevalence, prior if isinstance(prior, tuple) else [prior] * 3, strict=True)
-        for concentration, own in given:
-            program = DawidSkene(3, concentration, own)
-            nodes = poutine.trace(program).get_trace(crowd).nodes
-            torch.testing.assert_close(nodes["confusion"]["fn"].base_dist.concentration, expected)
-            assert nodes["prevalence"]["fn"].concentration.tolist() == [1, 2, 3]
-            assert nodes["confusion"]["value"].shape == (4, 3, 3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((1,), "n_classes: expected an integer of at least 2, got 1"),
-        ((2.0,), "n_classes: expected an integer"),
-        ((3, 0.0), "prevalence_prior: expected positive"),
-        ((3, torch.ones(2)), r"prevalence_prior: expected a number or \[3\], got shape \[2\]"),
-        ((3, "a"), "prevalence_prior: expected numbers, got 'a'"),
-        ((3, [1.0, 2.0]), r"prevalence_prior: expected a number or \[3\], got shape \[2\]"),
-        ((3, [[1.0], [1.0, 2.0]]), "prevalence_prior: expected numbers"),
-        ((3, 1.0, torch.ones(3)), r"confusion_prior: expected a number or \[3, 3\] or \[L, 3, 3\]"),
-        ((3, 1.0, -torch.ones(3, 3)), "confusion_prior: expected positive"),
-        ((3, 1.0, float("nan")), "confusion_prior: expected positive"),
-    ],
-)
-def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(DataError, match=message):
-        DawidSkene(*arguments)
-
-
-def test_annotations_of_another_size_are_refused():
-    with pytest.raises(DataError, match=r"expected 4 classes, got 3.*pass classes="):
-        DawidSkene(4)(small())
-    with pytest.raises(DataError, match="expected 2 annotators, as confusion_prior has, got 4"):
-        DawidSkene(3, 1.0, torch.ones(2, 3, 3))(small())
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        pd.DataFrame({"task": [0], "annotator": [0], "label": [1]}),
-        np.zeros((3, 3)),
-        torch.zeros(3, 3),
-        None,
-    ],
-)
-def test_what_is_not_annotations_is_refused(data):
-    program = DawidSkene(2)
-    for call in (program, program.initial, program.coords):
-        with pytest.raises(DataError, match=r"expected Annotations, got .*Annotations\.from_frame"):
-            call(data)
-    with pytest.raises(DataError, match=r"expected Annotations, got"):
-        MAP().fit(program, data)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
+from pyro.nn import PyroModule, PyroSample
 from pyro.poutine.enum_messenger import EnumMessenger
-from scipy.special import expit, log_softmax, logsumexp
+from scipy.special import expit, softmax
 from sklearn import linear_model
 
 from likely.envs import DataError
@@ -26,20 +27,6 @@ NAMES = ("intercept", "coefficients", "expertise_intercept", "expertise_coeffici
 pytestmark = pytest.mark.usefixtures("in_double")
 
 
-def small(seed: int = 0, n: int = 60, tasks: int = 12, **options: Any) -> Annotations:
-    generator = np.random.default_rng(seed)
-    options = {"features": generator.normal(size=(tasks, D)), **options}
-    return Annotations.from_arrays(
-        generator.integers(0, tasks, n),
-        generator.integers(0, 4, n),
-        generator.integers(0, K, n),
-        tasks=range(tasks),
-        annotators=range(4),
-        classes=range(K),
-        **options,
-    )
-
-
 def draw(crowd: Annotations) -> dict[str, torch.Tensor]:
     program = FeatureDependentCrowd(
         K, SoftmaxRegression(K, coefficients_scale=1, intercept_scale=1)
@@ -48,21 +35,16 @@ def draw(crowd: Annotations) -> dict[str, torch.Tensor]:
     return {name: nodes[name]["value"] for name in NAMES}
 
 
-def evidence(program: Any, crowd: Annotations, values: Any) -> torch.Tensor:
-    site = poutine.trace(poutine.condition(program, values)).get_trace(crowd).nodes["labels"]
-    return site["fn"].log_prob(site["value"]).sum()
-
-
-def by_hand(crowd: Annotations, values: Any) -> float:
-    """The log-density in NumPy, one label at a time."""
+def in_numpy(crowd: Annotations, values: Any) -> Any:
+    """Probabilities of the classes, and those of a label by true class."""
     x = crowd.features.numpy()
     v = {name: value.numpy() for name, value in values.items()}
-    joint = log_softmax(x @ v["coefficients"].T + v["intercept"], axis=1)
-    rows = (crowd.task, crowd.annotator, crowd.label)
-    for i, who, label in zip(*(r.tolist() for r in rows), strict=True):
-        right = expit(x[i] @ v["expertise_coefficients"][who] + v["expertise_intercept"][who])
-        joint[i] += np.log(np.where(np.arange(K) == label, right, (1 - right) / (K - 1)))
-    return float(logsumexp(joint, axis=1).sum())
+
+    def chance(task: int, who: int, label: int) -> Any:
+        u = x[task] @ v["expertise_coefficients"][who] + v["expertise_intercept"][who]
+        return np.where(np.arange(K) == label, expit(u), (1 - expit(u)) / (K - 1))
+
+    return softmax(x @ v["coefficients"].T + v["intercept"], axis=1), chance
 
 
 def without_repeats(crowd: Annotations) -> Annotations:
@@ -101,81 +83,90 @@ def enumerated(crowd: Annotations, values: Any) -> torch.Tensor:
     return joint.logsumexp(0).sum()
 
 
-def simulated(tasks: int, per_task: int, annotators: int = 5, seed: int = 0) -> Any:
+@pytest.fixture
+def simulated(described_design: Any) -> Any:
     """A crowd in which who is good depends on the first feature; its true classes and values."""
-    pyro.set_rng_seed(seed)
-    asked = torch.rand(tasks, annotators).argsort(-1)[:, :per_task]
-    design = Annotations.from_arrays(
-        torch.arange(tasks).repeat_interleave(per_task),
-        asked.flatten(),
-        None,
-        annotators=range(annotators),
-        classes=range(K),
-        features=torch.randn(tasks, D),
-    )
-    slopes = torch.zeros(annotators, D)
-    slopes[:, 0] = torch.linspace(-2, 2, annotators)
-    values = {
-        "intercept": torch.tensor([0.0, 0.3, -0.3]),
-        "coefficients": torch.tensor([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]]),
-        "expertise_intercept": torch.linspace(0.6, 1.4, annotators),
-        "expertise_coefficients": slopes,
-    }
-    conditioned = poutine.condition(FeatureDependentCrowd(K), values)
-    nodes = poutine.trace(conditioned).get_trace(design).nodes
-    return design.with_labels(nodes["labels"]["value"]), nodes["truth"]["value"], values
+
+    def crowd(tasks: int, per_task: int, annotators: int = 5, seed: int = 0) -> Any:
+        pyro.set_rng_seed(seed)
+        design = described_design(tasks, per_task, annotators)
+        slopes = torch.zeros(annotators, D)
+        slopes[:, 0] = torch.linspace(-2, 2, annotators)
+        values = {
+            "intercept": torch.tensor([0.0, 0.3, -0.3]),
+            "coefficients": torch.tensor([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]]),
+            "expertise_intercept": torch.linspace(0.6, 1.4, annotators),
+            "expertise_coefficients": slopes,
+        }
+        conditioned = poutine.condition(FeatureDependentCrowd(K), values)
+        nodes = poutine.trace(conditioned).get_trace(design).nodes
+        return design.with_labels(nodes["labels"]["value"]), nodes["truth"]["value"], values
+
+    return crowd
 
 
-def test_log_density_is_the_sum_by_hand() -> None:
-    crowd = small()
+def test_log_density_is_the_sum_by_hand(evidence: Any, by_hand: Any, small: Any) -> None:
+    crowd = small(dim=D)
     values = draw(crowd)
     found = evidence(FeatureDependentCrowd(K), crowd, values).item()
-    assert found == pytest.approx(by_hand(crowd, values), rel=1e-10)
+    assert found == pytest.approx(by_hand(crowd, *in_numpy(crowd, values)), rel=1e-10)
 
 
-def test_log_density_and_gradients_are_those_of_enumeration() -> None:
-    leaves = {name: value.requires_grad_() for name, value in draw(small()).items()}
-    crowd = without_repeats(small())
+def test_log_density_and_gradients_are_those_of_enumeration(evidence: Any, small: Any) -> None:
+    leaves = {name: value.requires_grad_() for name, value in draw(small(dim=D)).items()}
+    crowd = without_repeats(small(dim=D))
     difference = evidence(FeatureDependentCrowd(K), crowd, leaves) - enumerated(crowd, leaves)
     assert difference.item() == pytest.approx(0.0, abs=1e-10)
     for gradient in torch.autograd.grad(difference, list(leaves.values())):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-10, rtol=0)
 
 
-def test_mini_batches_add_up_to_the_whole() -> None:
-    crowd, values, program = small(), draw(small()), FeatureDependentCrowd(K)
+def test_mini_batches_add_up_to_the_whole(evidence: Any, small: Any) -> None:
+    crowd, values, program = small(dim=D), draw(small(dim=D)), FeatureDependentCrowd(K)
     parts = torch.randperm(12).split(4)
     sums = [evidence(program, crowd, {**values, "task": part}).item() for part in parts]
     assert sum(sums) == pytest.approx(evidence(program, crowd, values).item(), rel=1e-12)
 
 
-def test_log_density_does_not_depend_on_the_order_of_classes() -> None:
-    crowd, values, order = small(), draw(small()), [2, 0, 1]
+def test_log_density_does_not_depend_on_the_order_of_classes(
+    evidence: Any, by_hand: Any, small: Any
+) -> None:
+    crowd, values, order = small(dim=D), draw(small(dim=D)), [2, 0, 1]
     back = torch.tensor(order).argsort()
     other = replace(crowd, label=back[crowd.label], classes=crowd.classes[order])
     moved = {**values, **{n: values[n][order] for n in ("intercept", "coefficients")}}
     found = evidence(FeatureDependentCrowd(K), other, moved).item()
-    assert found == pytest.approx(by_hand(crowd, values), rel=1e-12)
+    assert found == pytest.approx(by_hand(crowd, *in_numpy(crowd, values)), rel=1e-12)
 
 
-def test_particles_in_a_plate_outside_agree_with_a_loop() -> None:
-    crowd, program = small(), FeatureDependentCrowd(K)
-    each = [draw(crowd) for _ in range(4)]
-    stacked = {name: torch.stack([v[name] for v in each]) for name in NAMES}
-    for name in ("intercept", "coefficients"):
-        stacked[name] = stacked[name].unsqueeze(1)
-
-    def particles(annotations: Annotations) -> torch.Tensor:
-        with pyro.plate("particle", 4, dim=-2):
-            return program(annotations)
-
-    trace = poutine.trace(poutine.condition(particles, stacked)).get_trace(crowd)
-    site = trace.nodes["labels"]
-    expected = torch.stack([evidence(program, crowd, values) for values in each])
-    torch.testing.assert_close(site["fn"].log_prob(site["value"]).sum(-1), expected)
+def test_particles_in_a_plate_outside_agree_with_a_loop(small: Any, check_particles: Any) -> None:
+    each = [draw(small(dim=D)) for _ in range(4)]
+    check_particles(FeatureDependentCrowd(K), small(dim=D), each, ["intercept", "coefficients"])
 
 
-def test_simulated_labels_are_right_as_often_as_the_program_says() -> None:
+def test_a_pyro_module_judges_tasks_and_leaves_annotators_their_features(
+    small: Any, evidence: Any
+) -> None:
+    net = PyroModule[torch.nn.Linear](D, K)
+    prior = dist.Normal(torch.tensor(0.0), torch.tensor(0.5))
+    net.weight = PyroSample(prior.expand([K, D]).to_event(2))
+    net.bias = PyroSample(prior.expand([K]).to_event(1))
+    crowd, program = small(dim=D), FeatureDependentCrowd(K, net)
+    values = draw(crowd)
+    given = {**values, "weight": values["coefficients"], "bias": values["intercept"]}
+    whole = evidence(program, crowd, given).item()
+    expected = evidence(FeatureDependentCrowd(K), crowd, values).item()
+    assert whole == pytest.approx(expected, rel=1e-12)
+    parts = [
+        evidence(program, crowd, {**given, "task": part}) for part in torch.arange(12).split(4)
+    ]
+    assert sum(parts).item() == pytest.approx(whole, rel=1e-12)
+    fit = MAP().fit(program, crowd)
+    assert fit.params["expertise_coefficients"].shape == (4, D)
+    torch.testing.assert_close(program.predict_truth(fit, crowd), fit.latent("truth"))
+
+
+def test_simulated_labels_are_right_as_often_as_the_program_says(simulated: Any) -> None:
     crowd, truth, values = simulated(4000, 3)
     right = (crowd.label == truth[crowd.task]).double()
     chance = FeatureDependentCrowd(K).log_odds_right(values, crowd).sigmoid()
@@ -185,7 +176,7 @@ def test_simulated_labels_are_right_as_often_as_the_program_says() -> None:
         assert (right[mine] - chance[mine]).sum().abs() < 4 * spread
 
 
-def test_em_climbs_to_the_mode() -> None:
+def test_em_climbs_to_the_mode(simulated: Any) -> None:
     crowd, truth, _ = simulated(200, 4)
     program = FeatureDependentCrowd(K)
     fit = EM(objective="posterior", tol=1e-13).fit(program, crowd)
@@ -199,7 +190,7 @@ def test_em_climbs_to_the_mode() -> None:
     assert (fit.latent("truth").argmax(-1) == truth).double().mean() > 0.8
 
 
-def test_without_newton_steps_em_climbs_to_the_same_mode(monkeypatch: Any) -> None:
+def test_without_newton_steps_em_climbs_to_the_same_mode(monkeypatch: Any, simulated: Any) -> None:
     crowd, _, _ = simulated(100, 3, 3)
     program = FeatureDependentCrowd(K)
     engine = EM(objective="posterior", tol=1e-11)
@@ -211,7 +202,7 @@ def test_without_newton_steps_em_climbs_to_the_same_mode(monkeypatch: Any) -> No
     assert reached[0] == pytest.approx(reached[1], rel=1e-7)
 
 
-def test_expertise_is_recovered_within_its_errors() -> None:
+def test_expertise_is_recovered_within_its_errors(simulated: Any) -> None:
     crowd, _, values = simulated(1500, 4)
     program = FeatureDependentCrowd(K, expertise_coefficients_scale=3.0, expertise_scale=3.0)
     fit = Laplace(draws=400).fit(program, crowd)
@@ -232,7 +223,7 @@ def test_expertise_is_recovered_within_its_errors() -> None:
     torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
 
 
-def test_a_start_is_better_than_chance_for_everybody() -> None:
+def test_a_start_is_better_than_chance_for_everybody(simulated: Any) -> None:
     crowd, _, _ = simulated(30, 2)
     # One annotator always names another class than anybody else, one has no labels.
     label = torch.where(crowd.annotator == 0, (crowd.label + 1) % K, crowd.label)
@@ -272,26 +263,26 @@ def test_newton_steps_reach_the_optima_of_scikit_learn() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeatureDependentCrowd(1), "n_classes"),
-        (lambda: FeatureDependentCrowd(K, "net"), "classifier: expected None"),
-        (lambda: FeatureDependentCrowd(K, expertise_scale=0.0), "expertise_scale"),
-        (lambda: FeatureDependentCrowd(K, expertise_loc=float("nan")), "expertise_loc"),
+        (lambda small: FeatureDependentCrowd(1), "n_classes"),
+        (lambda small: FeatureDependentCrowd(K, "net"), "classifier: expected None"),
+        (lambda small: FeatureDependentCrowd(K, expertise_scale=0.0), "expertise_scale"),
+        (lambda small: FeatureDependentCrowd(K, expertise_loc=float("nan")), "expertise_loc"),
         (
-            lambda: FeatureDependentCrowd(K, expertise_coefficients_scale="wide"),
+            lambda small: FeatureDependentCrowd(K, expertise_coefficients_scale="wide"),
             "expertise_coefficients_scale",
         ),
-        (lambda: FeatureDependentCrowd(K)(small(features=None)), "expected features"),
-        (lambda: FeatureDependentCrowd(2)(small()), "expected 2 classes"),
-        (lambda: FeatureDependentCrowd(K)(None), "expected Annotations"),
+        (lambda small: FeatureDependentCrowd(K)(small(dim=D, features=None)), "expected features"),
+        (lambda small: FeatureDependentCrowd(2)(small(dim=D)), "expected 2 classes"),
+        (lambda small: FeatureDependentCrowd(K)(None), "expected Annotations"),
     ],
 )
-def test_bad_input_is_named(make: Any, message: str) -> None:
+def test_bad_input_is_named(make: Any, message: str, small: Any) -> None:
     with pytest.raises(DataError, match=message):
-        make()
+        make(small)
 
 
-def test_features_that_do_not_fit_are_named() -> None:
-    crowd, program = small(), FeatureDependentCrowd(K)
+def test_features_that_do_not_fit_are_named(small: Any) -> None:
+    crowd, program = small(dim=D), FeatureDependentCrowd(K)
     broken = replace(crowd, features=crowd.features * float("nan"))
     with pytest.raises(DataError, match=r"annotations\.features"):
         MAP().fit(program, broken)

@@ -87,6 +87,44 @@ def test_parquet_keeps_types_and_the_order_of_levels(tmp_path):
     assert crowd.truth.tolist() == [-1, 0, 2]
 
 
+def test_true_classes_as_other_programs_write_them(tmp_path):
+    text = "task,annotator,label,gold\n1,a,0,1.0\n1,b,1,1.0\n2,a,1,\n3,a,1,-1\n4,b,1,0\n"
+    crowd = Annotations.from_csv(written(tmp_path, text), truth="gold")
+    assert crowd.truth.tolist() == [1, -1, -1, 0]
+    text = "task,annotator,label,gold\n1,a,-1,-1\n2,b,1,\n2,b,1.0,\n3,a,1,01\n"
+    path, classes = written(tmp_path, text), ["-1", "1", "1.0"]
+    with pytest.raises(DataError, match=r"truth: 1 value.*'01'"):  # which one is it?
+        Annotations.from_csv(path, truth="gold", classes=classes)
+    crowd = Annotations.from_csv(path, truth={"1": "-1"}, classes=classes)
+    assert crowd.truth.tolist() == [0, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("task,annotator,label\n1,2,3\n".encode("utf-16"), "text in UTF-16"),
+        (b"PK\x03\x04\x14\x00", "a zip archive or a spreadsheet"),
+        (b"\xfd7zXZ\x00\x00", "compressed by xz"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+    ],
+)
+def test_files_of_another_kind_are_named(tmp_path, content, what):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"path: expected text in UTF-8.* is {what}"):
+        Annotations.from_csv(path)
+
+
+def test_another_separator_is_guessed_in_the_message_only(tmp_path):
+    for separator, name in ((";", "';'"), ("\t", "a tab"), ("|", r"'\|'")):
+        text = "task,annotator,label\n1,2,3\n".replace(",", separator)
+        with pytest.raises(DataError, match=f"seems to have {name} between fields.*separator="):
+            Annotations.from_csv(written(tmp_path, text))
+        assert len(Annotations.from_csv(written(tmp_path, text), separator=separator)) == 1
+    with pytest.raises(DataError, match="seems to have a comma"):
+        Annotations.from_csv(written(tmp_path, "task,annotator,label\n1,2,3\n", "x.TSV"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -123,6 +161,11 @@ def test_bad_paths_are_named(tmp_path):
             read(3)
     with pytest.raises(DataError, match="is a folder"):
         Annotations.from_csv(tmp_path)
+    with pytest.raises(DataError, match=r"path: cannot look for 'xxx.*too long"):
+        Annotations.from_csv("x" * 5000)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="there is no Parquet file in the folder"):
+        Annotations.from_parquet(tmp_path / "empty")
     with pytest.raises(DataError, match=r"cannot read .*noise.csv' as a table"):
         Annotations.from_csv(noise)
     with pytest.raises(DataError, match="single character"):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -20,8 +17,6 @@ from scipy.stats import spearmanr
 from likely.envs import DataError
 from likely.inference import EM, MAP, MLE, SVI, ConvergenceWarning, Laplace
 from likely.models import GLAD, Annotations, OneCoin
-
-DATA = Path(os.environ.get("LIKELY_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 pytestmark = pytest.mark.usefixtures("in_double")
 
@@ -49,14 +44,8 @@ def simulated(tasks=60, annotators=20, classes=3):
 MATCHED = GLAD(3, ability_prior=(1.2, 0.5), easiness_prior=(0.2, 0.8))
 
 
-def density(program, annotations, values):
-    trace = poutine.trace(poutine.condition(program, values)).get_trace(annotations)
-    site = trace.nodes["labels"]
-    return site["fn"].log_prob(site["value"])
-
-
 @pytest.mark.parametrize("prevalence", [None, [0.2, 0.5, 0.3]])
-def test_density_is_that_of_an_enumerated_program(prevalence):
+def test_density_is_that_of_an_enumerated_program(prevalence, density):
     crowd, values = simulated(tasks=7, annotators=4)
     weights = torch.full((3,), 1 / 3) if prevalence is None else torch.tensor(prevalence)
     program = GLAD(3) if prevalence is None else GLAD(3, 1.0)
@@ -80,7 +69,7 @@ def test_density_is_that_of_an_enumerated_program(prevalence):
     assert found == pytest.approx(-loss, rel=1e-12)
 
 
-def test_tasks_of_equal_easiness_leave_one_coin():
+def test_tasks_of_equal_easiness_leave_one_coin(density):
     crowd, values = simulated(tasks=10)
     values["easiness"] = torch.ones(10)
     values["prevalence"] = torch.tensor([0.2, 0.5, 0.3])
@@ -90,7 +79,7 @@ def test_tasks_of_equal_easiness_leave_one_coin():
     )
 
 
-def test_derivatives():
+def test_derivatives(density):
     crowd, values = simulated(tasks=4, annotators=3)
 
     def free(ability, easiness):
@@ -101,19 +90,10 @@ def test_derivatives():
     assert torch.autograd.gradgradcheck(free, point, atol=1e-5, rtol=1e-5)
 
 
-def test_vectorised_particles_agree_with_a_loop():
+def test_vectorised_particles_agree_with_a_loop(check_particles):
     crowd, _ = simulated(tasks=6, annotators=4)
-    values = {"ability": torch.randn(5, 4), "easiness": torch.rand(5, 6)}
-
-    def particles(annotations):
-        with pyro.plate("particle", 5, dim=-2):
-            return GLAD(3)(annotations)
-
-    many = density(particles, crowd, values)
-    assert many.shape == (5, 6)
-    for i in range(5):
-        one = {name: value[i] for name, value in values.items()}
-        torch.testing.assert_close(many[i], density(GLAD(3), crowd, one))
+    each = [{"ability": torch.randn(4), "easiness": torch.rand(6)} for _ in range(5)]
+    check_particles(GLAD(3), crowd, each, [])
 
 
 @pytest.mark.parametrize("prevalence_prior", [None, 2.0])
@@ -147,7 +127,7 @@ def test_abilities_and_easiness_are_found():
     assert shares[hard].mean() < shares[~hard].mean()
 
 
-def test_the_likelihood_alone_has_a_ridge():
+def test_the_likelihood_alone_has_a_ridge(density):
     crowd, _ = simulated(tasks=12, annotators=5, classes=2)
     point = {"ability": torch.rand(5), "easiness": torch.rand(12)}
     other = {"ability": 2 * point["ability"], "easiness": point["easiness"] / 2}
@@ -157,7 +137,7 @@ def test_the_likelihood_alone_has_a_ridge():
     assert not fit.converged
 
 
-def test_mini_batches_carry_the_easiness_of_their_tasks():
+def test_mini_batches_carry_the_easiness_of_their_tasks(density):
     crowd, values = simulated(tasks=30, annotators=10)
     whole = density(GLAD(3), crowd, values)
     for part in torch.arange(30).split(10):
@@ -201,41 +181,15 @@ def test_names_of_dimensions():
     assert posterior["prevalence"].dims == ("chain", "draw", "class")
 
 
-@pytest.mark.parametrize(
-    "crowd",
-    [
-        Annotations.from_arrays([0], [0], [1], classes=[0, 1]),
-        Annotations.from_arrays([0, 1, 2], [0, 0, 0], [0, 1, 1]),
-        Annotations.from_arrays([0, 0, 0], [0, 1, 2], [0, 1, 1]),
-        Annotations.from_arrays([0, 0], [0, 1], [1, 1], classes=[0, 1]),
-        Annotations.from_arrays([0, 1], [0, 1], [0, 1], tasks=range(9), annotators=range(5)),
-    ],
-)
 @pytest.mark.parametrize("engine", [EM(objective="posterior"), MAP()])
-def test_degenerate_crowds(crowd, engine):
+def test_degenerate_crowds(engine, degenerate_crowd):
+    crowd = degenerate_crowd
     fit = engine.fit(GLAD(2), crowd)
     assert fit.converged
     assert all(bool(torch.isfinite(value).all()) for value in fit.params.values())
     # Whom and what no label speaks of has the mode of its prior: 1, and exp(1 − 1).
     idle = torch.bincount(crowd.task, minlength=crowd.n_tasks) == 0
     assert torch.allclose(fit.params["easiness"][idle], torch.tensor(1.0), atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "accuracy"), [("bluebirds", 0.722), ("rte", 0.928), ("d_product", 0.928)]
-)
-def test_published_crowds(name, accuracy, record_property):
-    folder = DATA / "crowd" / name
-    if not folder.is_dir():
-        pytest.skip(f"no data in {folder}; set LIKELY_DATA")
-    crowd = Annotations.from_frame(pd.read_csv(folder / "labels.csv"), annotator="worker")
-    fit = EM(objective="posterior").fit(GLAD(crowd.n_classes), crowd)
-    gold = pd.read_csv(folder / "truth.csv").set_index("task")["label"]
-    position = {task: i for i, task in enumerate(crowd.tasks.tolist())}
-    guess = crowd.classes[fit.latent("truth").argmax(-1).numpy()]
-    hits = [guess[position[task]] == label for task, label in gold.items() if task in position]
-    record_property("accuracy", float(np.mean(hits)))
-    assert np.mean(hits) == pytest.approx(accuracy, abs=2e-3)
 
 
 @pytest.mark.parametrize(

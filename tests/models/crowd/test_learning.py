@@ -14,7 +14,7 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.nn import PyroModule, PyroSample
 from pyro.poutine.enum_messenger import EnumMessenger
-from scipy.special import log_softmax, logsumexp
+from scipy.special import softmax
 from sklearn import linear_model
 
 from likely.envs import DataError
@@ -32,30 +32,11 @@ COEFFICIENTS = torch.tensor([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]], dtype=torch
 pytestmark = pytest.mark.usefixtures("in_double")
 
 
-def small(seed: int = 0, n: int = 60, tasks: int = 12, **options: Any) -> Annotations:
-    generator = np.random.default_rng(seed)
-    options = {"features": generator.normal(size=(tasks, D)), **options}
-    return Annotations.from_arrays(
-        generator.integers(0, tasks, n),
-        generator.integers(0, 4, n),
-        generator.integers(0, K, n),
-        tasks=range(tasks),
-        annotators=range(4),
-        classes=range(K),
-        **options,
-    )
-
-
 def draw(crowd: Annotations) -> dict[str, torch.Tensor]:
     """Values of the sites from their priors, not so wide that one class is certain."""
     program = LearningFromCrowds(K, SoftmaxRegression(K, coefficients_scale=1, intercept_scale=1))
     nodes = poutine.trace(program).get_trace(crowd).nodes
     return {name: nodes[name]["value"] for name in ("intercept", "coefficients", "confusion")}
-
-
-def evidence(program: Any, crowd: Annotations, values: Any) -> torch.Tensor:
-    site = poutine.trace(poutine.condition(program, values)).get_trace(crowd).nodes["labels"]
-    return site["fn"].log_prob(site["value"]).sum()
 
 
 def enumerated(crowd: Annotations, values: Any) -> torch.Tensor:
@@ -77,50 +58,50 @@ def enumerated(crowd: Annotations, values: Any) -> torch.Tensor:
     return sum(site["fn"].log_prob(site["value"]) for site in sites).logsumexp(0).sum()
 
 
-def by_hand(crowd: Annotations, values: Any) -> float:
-    """The same in NumPy, one label at a time."""
+def shares(crowd: Annotations, values: Any) -> Any:
+    """Probabilities of the classes, from the features alone."""
     scores = crowd.features.numpy() @ values["coefficients"].numpy().T + values["intercept"].numpy()
-    joint = log_softmax(scores, axis=1)
-    rows = (crowd.task, crowd.annotator, crowd.label)
-    for i, who, label in zip(*(r.tolist() for r in rows), strict=True):
-        joint[i] += np.log(values["confusion"].numpy()[who, :, label])
-    return float(logsumexp(joint, axis=1).sum())
+    return softmax(scores, axis=1)
 
 
-def simulated(tasks: int, per_task: int, annotators: int, right: Any, seed: int = 0) -> Any:
+def chance(values: Any) -> Any:
+    """Probabilities of a label by true class."""
+    return lambda task, who, label: values["confusion"].numpy()[who, :, label]
+
+
+@pytest.fixture
+def simulated(described_design: Any) -> Any:
     """A crowd on features that tell classes apart, its true classes, and the values behind it."""
-    pyro.set_rng_seed(seed)
-    asked = torch.rand(tasks, annotators).argsort(-1)[:, :per_task]
-    design = Annotations.from_arrays(
-        torch.arange(tasks).repeat_interleave(per_task),
-        asked.flatten(),
-        None,
-        annotators=range(annotators),
-        classes=range(K),
-        features=torch.randn(tasks, D),
-    )
-    right = torch.as_tensor(right).expand(annotators)[:, None, None]
-    values = {
-        "intercept": torch.tensor([0.0, 0.3, -0.3]),
-        "coefficients": COEFFICIENTS,
-        "confusion": right * torch.eye(K) + (1 - right) * (1 - torch.eye(K)) / (K - 1),
-    }
-    conditioned = poutine.condition(LearningFromCrowds(K), values)
-    nodes = poutine.trace(conditioned).get_trace(design).nodes
-    return design.with_labels(nodes["labels"]["value"]), nodes["truth"]["value"], values
+
+    def crowd(tasks: int, per_task: int, annotators: int, right: Any, seed: int = 0) -> Any:
+        pyro.set_rng_seed(seed)
+        design = described_design(tasks, per_task, annotators)
+        right = torch.as_tensor(right).expand(annotators)[:, None, None]
+        values = {
+            "intercept": torch.tensor([0.0, 0.3, -0.3]),
+            "coefficients": COEFFICIENTS,
+            "confusion": right * torch.eye(K) + (1 - right) * (1 - torch.eye(K)) / (K - 1),
+        }
+        conditioned = poutine.condition(LearningFromCrowds(K), values)
+        nodes = poutine.trace(conditioned).get_trace(design).nodes
+        return design.with_labels(nodes["labels"]["value"]), nodes["truth"]["value"], values
+
+    return crowd
 
 
-def test_log_density_is_the_sum_by_hand_and_by_enumeration() -> None:
-    crowd = small()
+def test_log_density_is_the_sum_by_hand_and_by_enumeration(
+    evidence: Any, by_hand: Any, small: Any
+) -> None:
+    crowd = small(dim=D)
     values = draw(crowd)
     found = evidence(LearningFromCrowds(K), crowd, values).item()
-    assert found == pytest.approx(by_hand(crowd, values), rel=1e-10)
+    assert found == pytest.approx(by_hand(crowd, shares(crowd, values), chance(values)), rel=1e-10)
     assert found == pytest.approx(enumerated(crowd, values).item(), rel=1e-10)
 
 
-def test_gradients_and_known_truth_are_those_of_enumeration() -> None:
-    crowd = small(truth=[0, -1, 2, -1, -1, 1, -1, -1, -1, -1, -1, 0])
-    leaves = {name: value.requires_grad_() for name, value in draw(small()).items()}
+def test_gradients_and_known_truth_are_those_of_enumeration(evidence: Any, small: Any) -> None:
+    crowd = small(dim=D, truth=[0, -1, 2, -1, -1, 1, -1, -1, -1, -1, -1, 0])
+    leaves = {name: value.requires_grad_() for name, value in draw(small(dim=D)).items()}
     ours = evidence(LearningFromCrowds(K), crowd, leaves)
     theirs = enumerated(crowd, leaves)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-10)
@@ -132,46 +113,36 @@ def test_gradients_and_known_truth_are_those_of_enumeration() -> None:
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
-def test_without_use_of_features_it_is_dawid_skene() -> None:
-    crowd, values = small(), draw(small())
+def test_without_use_of_features_it_is_dawid_skene(evidence: Any, small: Any) -> None:
+    crowd, values = small(dim=D), draw(small(dim=D))
     values["coefficients"] = torch.zeros(K, D)
     plain = {"prevalence": values["intercept"].softmax(-1), "confusion": values["confusion"]}
     found = evidence(LearningFromCrowds(K), crowd, values).item()
     assert found == pytest.approx(evidence(DawidSkene(K), crowd, plain).item(), rel=1e-12)
 
 
-def test_log_density_does_not_depend_on_the_order_of_classes() -> None:
-    crowd, values, order = small(), draw(small()), [2, 0, 1]
+def test_log_density_does_not_depend_on_the_order_of_classes(
+    evidence: Any, by_hand: Any, small: Any
+) -> None:
+    crowd, values, order = small(dim=D), draw(small(dim=D)), [2, 0, 1]
     back = torch.tensor(order).argsort()
     other = replace(crowd, label=back[crowd.label], classes=crowd.classes[order])
     moved = {name: values[name][order] for name in ("intercept", "coefficients")}
     moved["confusion"] = values["confusion"][:, order][:, :, order]
     found = evidence(LearningFromCrowds(K), other, moved).item()
-    assert found == pytest.approx(by_hand(crowd, values), rel=1e-12)
+    assert found == pytest.approx(by_hand(crowd, shares(crowd, values), chance(values)), rel=1e-12)
 
 
-def test_mini_batches_add_up_to_the_whole() -> None:
-    crowd, values, program = small(), draw(small()), LearningFromCrowds(K)
+def test_mini_batches_add_up_to_the_whole(evidence: Any, small: Any) -> None:
+    crowd, values, program = small(dim=D), draw(small(dim=D)), LearningFromCrowds(K)
     parts = torch.randperm(12).split(4)
     sums = [evidence(program, crowd, {**values, "task": part}).item() for part in parts]
     assert sum(sums) == pytest.approx(evidence(program, crowd, values).item(), rel=1e-12)
 
 
-def test_particles_in_a_plate_outside_agree_with_a_loop() -> None:
-    crowd, program = small(), LearningFromCrowds(K)
-    each = [draw(crowd) for _ in range(4)]
-    stacked = {name: torch.stack([v[name] for v in each]) for name in each[0]}
-    for name in ("intercept", "coefficients"):
-        stacked[name] = stacked[name].unsqueeze(1)
-
-    def particles(annotations: Annotations) -> torch.Tensor:
-        with pyro.plate("particle", 4, dim=-2):
-            return program(annotations)
-
-    trace = poutine.trace(poutine.condition(particles, stacked)).get_trace(crowd)
-    site = trace.nodes["labels"]
-    expected = torch.stack([evidence(program, crowd, values) for values in each])
-    torch.testing.assert_close(site["fn"].log_prob(site["value"]).sum(-1), expected)
+def test_particles_in_a_plate_outside_agree_with_a_loop(small: Any, check_particles: Any) -> None:
+    each = [draw(small(dim=D)) for _ in range(4)]
+    check_particles(LearningFromCrowds(K), small(dim=D), each, ["intercept", "coefficients"])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +150,9 @@ def test_particles_in_a_plate_outside_agree_with_a_loop() -> None:
     [(EM(tol=1e-13), MLE()), (EM(objective="posterior", tol=1e-13), MAP())],
     ids=["likelihood", "posterior"],
 )
-def test_em_climbs_to_the_optimum_of_the_gradient_engines(em: Any, direct: Any) -> None:
+def test_em_climbs_to_the_optimum_of_the_gradient_engines(
+    em: Any, direct: Any, simulated: Any
+) -> None:
     crowd, _, _ = simulated(150, 4, 4, 0.75)
     program = LearningFromCrowds(K)
     fit, other = em.fit(program, crowd), direct.fit(program, crowd)
@@ -197,7 +170,7 @@ def test_em_climbs_to_the_optimum_of_the_gradient_engines(em: Any, direct: Any) 
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0])
-def test_with_all_truth_known_it_is_softmax_regression(scale: float) -> None:
+def test_with_all_truth_known_it_is_softmax_regression(scale: float, simulated: Any) -> None:
     crowd, truth, _ = simulated(200, 1, 1, 1.0)
     assert torch.equal(crowd.label, truth)  # the table of the identity reports without error
     crowd = replace(crowd, truth=truth)
@@ -213,7 +186,7 @@ def test_with_all_truth_known_it_is_softmax_regression(scale: float) -> None:
     )
 
 
-def test_values_are_recovered_within_their_errors() -> None:
+def test_values_are_recovered_within_their_errors(simulated: Any) -> None:
     crowd, _, values = simulated(1500, 3, 6, [0.9, 0.8, 0.7, 0.6, 0.85, 0.5])
     program = LearningFromCrowds(K, SoftmaxRegression(K, coefficients_scale=100.0))
     fit = Laplace(draws=400).fit(program, crowd)
@@ -227,7 +200,7 @@ def test_values_are_recovered_within_their_errors() -> None:
         assert z.square().mean() < 2
 
 
-def test_the_joint_model_beats_votes_where_labels_are_few() -> None:
+def test_the_joint_model_beats_votes_where_labels_are_few(simulated: Any) -> None:
     crowd, truth, _ = simulated(600, 1, 10, [0.95, 0.9, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4])
     fit = EM(objective="posterior").fit(LearningFromCrowds(K), crowd)
     joint = (fit.latent("truth").argmax(-1) == truth).double().mean()
@@ -237,7 +210,7 @@ def test_the_joint_model_beats_votes_where_labels_are_few() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [None, 60])
-def test_svi_and_mini_batches_find_the_classes(batch_size: int | None) -> None:
+def test_svi_and_mini_batches_find_the_classes(batch_size: int | None, simulated: Any) -> None:
     crowd, _, _ = simulated(240, 3, 4, 0.8)
     engine = SVI(guide="delta", max_iter=400, learning_rate=0.1, batch_size=batch_size)
     program = LearningFromCrowds(K)
@@ -258,7 +231,7 @@ def linear() -> torch.nn.Module:
     return net
 
 
-def test_a_linear_layer_is_the_linear_classifier_without_priors() -> None:
+def test_a_linear_layer_is_the_linear_classifier_without_priors(simulated: Any) -> None:
     crowd, _, _ = simulated(150, 4, 4, 0.75)
     flat = SoftmaxRegression(K, coefficients_scale=None, intercept_scale=None)
     program, layer = LearningFromCrowds(K, flat), LearningFromCrowds(K, linear())
@@ -277,7 +250,7 @@ def test_a_linear_layer_is_the_linear_classifier_without_priors() -> None:
     assert not layer.classifier.weight.any()
 
 
-def test_a_pyro_module_brings_its_own_priors() -> None:
+def test_a_pyro_module_brings_its_own_priors(evidence: Any, simulated: Any) -> None:
     crowd, _, _ = simulated(150, 4, 4, 0.75)
     net = PyroModule[torch.nn.Linear](D, K)
     prior = dist.Normal(torch.tensor(0.0), torch.tensor(0.5))
@@ -311,8 +284,8 @@ def test_a_pyro_module_brings_its_own_priors() -> None:
 # -- predictions ---------------------------------------------------------------------------------
 
 
-def test_probabilities_are_averaged_over_draws() -> None:
-    crowd, x = small(), torch.randn(5, D)
+def test_probabilities_are_averaged_over_draws(small: Any) -> None:
+    crowd, x = small(dim=D), torch.randn(5, D)
     program = LearningFromCrowds(K)
     each = [draw(crowd) for _ in range(6)]
     draws = {n: torch.stack([v[n] for v in each]).unflatten(0, (2, 3)) for n in each[0]}
@@ -321,13 +294,14 @@ def test_probabilities_are_averaged_over_draws() -> None:
     torch.testing.assert_close(expected.sum(-1), torch.ones(5))
 
 
-def test_new_tasks_are_judged_by_features_labels_and_annotators_known_or_not() -> None:
+def test_new_tasks_are_judged_by_features_labels_and_annotators_known_or_not(
+    simulated: Any,
+) -> None:
     crowd, _, _ = simulated(150, 4, 4, 0.75)
     program = LearningFromCrowds(K)
     fit = EM(objective="posterior").fit(program, crowd)
-    torch.testing.assert_close(program.predict_truth(fit.params, crowd), fit.latent("truth"))
+    torch.testing.assert_close(program.predict_truth(fit, crowd), fit.latent("truth"))
     x = torch.randn(3, D)
-    ids = crowd.annotators
     new = Annotations.from_arrays(
         ["a", "a", "b"],
         [3, "new", 1],
@@ -336,13 +310,11 @@ def test_new_tasks_are_judged_by_features_labels_and_annotators_known_or_not() -
         classes=range(K),
         features=x,
     )
-    found = program.predict_truth(fit.params, new, annotators=list(ids))
+    found = program.predict_truth(fit, new)
     prior = program.predict_proba(fit.params, x)
     table, mean = fit.params["confusion"], fit.params["confusion"].mean(0)
     joint = prior * torch.stack([table[3, :, 0] * mean[:, 1], table[1, :, 2], torch.ones(K)])
     torch.testing.assert_close(found, joint / joint.sum(-1, keepdim=True))
-    with pytest.raises(DataError, match="annotators: expected the ids of the fit"):
-        program.predict_truth(fit.params, replace(new, annotators=new.annotators[:3]), [0, 1])
 
 
 # -- bad input -----------------------------------------------------------------------------------
@@ -351,25 +323,37 @@ def test_new_tasks_are_judged_by_features_labels_and_annotators_known_or_not() -
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LearningFromCrowds(1), "n_classes"),
-        (lambda: LearningFromCrowds(K, "linear"), "classifier: expected None"),
-        (lambda: LearningFromCrowds(K, SoftmaxRegression(2)), "classifier: expected 3 classes"),
-        (lambda: LearningFromCrowds(K, confusion_prior=-1.0), "confusion_prior"),
-        (lambda: LearningFromCrowds(K)(small(features=None)), "expected features"),
-        (lambda: LearningFromCrowds(K)(small(features=np.empty((12, 0)))), "at least one feature"),
-        (lambda: LearningFromCrowds(2)(small()), "expected 2 classes"),
-        (lambda: LearningFromCrowds(K)("crowd"), "expected Annotations"),
-        (lambda: LearningFromCrowds(K, confusion_prior=torch.ones(2, K, K))(small()), "annotators"),
-        (lambda: LearningFromCrowds(K, torch.nn.Linear(D, 2).double())(small()), "scores of shape"),
+        (lambda small: LearningFromCrowds(1), "n_classes"),
+        (lambda small: LearningFromCrowds(K, "linear"), "classifier: expected None"),
+        (
+            lambda small: LearningFromCrowds(K, SoftmaxRegression(2)),
+            "classifier: expected 3 classes",
+        ),
+        (lambda small: LearningFromCrowds(K, confusion_prior=-1.0), "confusion_prior"),
+        (lambda small: LearningFromCrowds(K)(small(dim=D, features=None)), "expected features"),
+        (
+            lambda small: LearningFromCrowds(K)(small(dim=D, features=np.empty((12, 0)))),
+            "at least one feature",
+        ),
+        (lambda small: LearningFromCrowds(2)(small(dim=D)), "expected 2 classes"),
+        (lambda small: LearningFromCrowds(K)("crowd"), "expected Annotations"),
+        (
+            lambda small: LearningFromCrowds(K, confusion_prior=torch.ones(2, K, K))(small(dim=D)),
+            "annotators",
+        ),
+        (
+            lambda small: LearningFromCrowds(K, torch.nn.Linear(D, 2).double())(small(dim=D)),
+            "scores of shape",
+        ),
     ],
 )
-def test_bad_input_is_named(make: Any, message: str) -> None:
+def test_bad_input_is_named(make: Any, message: str, small: Any) -> None:
     with pytest.raises(DataError, match=message):
-        make()
+        make(small)
 
 
-def test_features_that_are_not_numbers_are_named() -> None:
-    crowd = small()
+def test_features_that_are_not_numbers_are_named(small: Any) -> None:
+    crowd = small(dim=D)
     broken = replace(crowd, features=crowd.features.clone().index_fill(0, torch.tensor(4), np.nan))
     with pytest.raises(DataError, match=r"annotations\.features"):
         MAP().fit(LearningFromCrowds(K), broken)
@@ -377,11 +361,11 @@ def test_features_that_are_not_numbers_are_named() -> None:
         LearningFromCrowds(K).predict_proba(draw(crowd), broken.features)
 
 
-def test_new_features_must_fit_the_classifier() -> None:
-    program, values = LearningFromCrowds(K), draw(small())
+def test_new_features_must_fit_the_classifier(small: Any) -> None:
+    program, values = LearningFromCrowds(K), draw(small(dim=D))
     with pytest.raises(DataError, match="x: expected 2 columns, as the fit has, got 3"):
         program.predict_proba(values, torch.ones(4, 3))
     with pytest.raises(DataError, match="params: expected a value of 'coefficients'"):
         program.predict_proba({"intercept": values["intercept"]}, torch.ones(4, D))
     with pytest.raises(ProgramError, match="mat1 and mat2"):
-        MAP().fit(LearningFromCrowds(K, torch.nn.Linear(5, K)), small())
+        MAP().fit(LearningFromCrowds(K, torch.nn.Linear(5, K)), small(dim=D))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,11 +14,9 @@ from pyro.infer import TraceEnum_ELBO
 from pyro.ops.indexing import Vindex
 
 from likely.envs import DataError
-from likely.inference import EM, MAP, MLE, Laplace
+from likely.inference import EM, MAP, MLE, Laplace, Shards
 from likely.models import MACE, Annotations, DawidSkene
 from likely.models.crowd.mace import mixed_table
-
-DATA = Path(os.environ.get("LIKELY_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 pytestmark = pytest.mark.usefixtures("in_double")
 
@@ -51,13 +46,7 @@ def simulated(tasks=300, known=None):
     return replace(design.with_labels(labels), truth=known)
 
 
-def density(program, annotations, values):
-    trace = poutine.trace(poutine.condition(program, values)).get_trace(annotations)
-    site = trace.nodes["labels"]
-    return site["fn"].log_prob(site["value"]).sum()
-
-
-def test_density_is_that_of_a_program_with_both_latents():
+def test_density_is_that_of_a_program_with_both_latents(evidence):
     crowd = simulated(tasks=8)
 
     def plain():
@@ -74,10 +63,10 @@ def test_density_is_that_of_a_program_with_both_latents():
                 pyro.sample(f"label_of_{i}", dist.Categorical(table), obs=crowd.label[rows])
 
     loss = TraceEnum_ELBO(max_plate_nesting=1).loss(plain, lambda: None)
-    assert density(MACE(3), crowd, TRUTH).item() == pytest.approx(-loss, rel=1e-12)
+    assert evidence(MACE(3), crowd, TRUTH).item() == pytest.approx(-loss, rel=1e-12)
 
 
-def test_derivatives():
+def test_derivatives(evidence):
     crowd = simulated(tasks=8)
 
     def free(prevalence, competence, spam):
@@ -86,7 +75,7 @@ def test_derivatives():
             "competence": competence.sigmoid(),
             "spam": spam.softmax(-1),
         }
-        return density(MACE(3), crowd, values)
+        return evidence(MACE(3), crowd, values)
 
     point = [torch.randn(*shape, requires_grad=True) for shape in ((3,), (5,), (5, 3))]
     assert torch.autograd.gradcheck(free, point, atol=1e-6, rtol=1e-6)
@@ -174,46 +163,19 @@ def test_without_errors_nothing_is_known_of_habits():
     torch.testing.assert_close(posterior["spam"], torch.full((2, 2), 0.5), atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "crowd",
-    [
-        Annotations.from_arrays([0], [0], [1], classes=[0, 1]),
-        Annotations.from_arrays([0, 1, 2], [0, 0, 0], [0, 1, 1]),
-        Annotations.from_arrays([0, 0, 0], [0, 1, 2], [0, 1, 1]),
-        Annotations.from_arrays([0, 0], [0, 1], [1, 1], classes=[0, 1]),
-        Annotations.from_arrays([0, 1], [0, 1], [0, 1], tasks=range(9), annotators=range(5)),
-    ],
-)
 @pytest.mark.parametrize("engine", [EM(objective="posterior"), MAP(), EM(hard=True)])
 @pytest.mark.filterwarnings("ignore::likely.inference.errors.BoundaryWarning")
-def test_degenerate_crowds(crowd, engine):
-    fit = engine.fit(MACE(2), crowd)
+def test_degenerate_crowds(engine, degenerate_crowd):
+    fit = engine.fit(MACE(2), degenerate_crowd)
     assert all(bool(torch.isfinite(value).all()) for value in fit.params.values())
     assert bool(torch.isfinite(fit.latent("truth")).all())
 
 
-def test_mini_batches_add_up_to_the_whole():
+def test_mini_batches_add_up_to_the_whole(evidence):
     crowd = simulated(tasks=12)
     parts = torch.arange(12).split(4)
-    values = [density(MACE(3), crowd, {**TRUTH, "task": part}).item() for part in parts]
-    assert sum(values) == pytest.approx(density(MACE(3), crowd, TRUTH).item(), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("name", "accuracy"), [("bluebirds", 0.880), ("rte", 0.929), ("d_product", 0.937)]
-)
-def test_published_crowds(name, accuracy, record_property):
-    folder = DATA / "crowd" / name
-    if not folder.is_dir():
-        pytest.skip(f"no data in {folder}; set LIKELY_DATA")
-    crowd = Annotations.from_frame(pd.read_csv(folder / "labels.csv"), annotator="worker")
-    fit = EM(objective="posterior").fit(MACE(crowd.n_classes), crowd)
-    gold = pd.read_csv(folder / "truth.csv").set_index("task")["label"]
-    position = {task: i for i, task in enumerate(crowd.tasks.tolist())}
-    guess = crowd.classes[fit.latent("truth").argmax(-1).numpy()]
-    hits = [guess[position[task]] == label for task, label in gold.items() if task in position]
-    record_property("accuracy", float(np.mean(hits)))
-    assert np.mean(hits) == pytest.approx(accuracy, abs=2e-3)
+    values = [evidence(MACE(3), crowd, {**TRUTH, "task": part}).item() for part in parts]
+    assert sum(values) == pytest.approx(evidence(MACE(3), crowd, TRUTH).item(), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -246,3 +208,17 @@ def test_names_of_dimensions():
     posterior = fit.to_arviz()["posterior"]
     assert posterior["spam"].dims == ("chain", "draw", "annotator", "reported")
     assert posterior["competence"].dims == ("chain", "draw", "annotator")
+
+
+def test_parts_of_the_data_start_and_end_where_the_whole_does():
+    crowd, program = simulated(), MACE(3)
+    parts = [crowd.subset(torch.arange(100)), crowd.subset(torch.arange(100, 300))]
+    sums = [program.initial_statistics(part) for part in parts]
+    start = program.initial_from({name: sums[0][name] + sums[1][name] for name in sums[0]})
+    for name, value in program.initial(crowd).items():
+        torch.testing.assert_close(start[name], value)
+    engine = EM(objective="posterior")
+    found, whole = engine.fit(program, Shards(parts)), engine.fit(program, crowd)
+    assert found.n_iter == whole.n_iter
+    for name, value in whole.params.items():
+        torch.testing.assert_close(found.params[name], value)

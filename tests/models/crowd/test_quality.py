@@ -201,6 +201,16 @@ GOOD = [[0.9, 0.1], [0.2, 0.8]]
         (lambda: annotator_table(CROWD, [np.eye(3)] * 2, [0.5, 0.5, 0]), "confusion: expected"),
         (lambda: annotator_table(CROWD, np.eye(3), np.eye(3)), "prevalence: expected shape"),
         (lambda: annotator_table(CROWD, np.eye(3), [1, 0, 0], interval=1.5), "interval"),
+        (lambda: annotator_table(CROWD, np.eye(3), [1, 0, 0], threshold=2), "threshold: .*score"),
+        (lambda: annotator_table(None, np.eye(3), [1, 0, 0]), "annotations: expected Annotations"),
+        (lambda: spammer_score(np.eye(2) * (1 + 0j)), r"(?s)confusion: expected numbers.*complex"),
+        (lambda: spammer_score(torch.eye(2).to_sparse()), "confusion: expected numbers"),
+        (
+            lambda: expected_accuracy([GOOD] * 3, [[0.5, 0.5]] * 2),
+            r"prevalence: .*\[3\], got \[2\]",
+        ),
+        (lambda: expected_cost([GOOD] * 3, [[0.5, 0.5]] * 2, GOOD), "prevalence: .*broadcast"),
+        (lambda: decision_cost([GOOD] * 3, [[0.5, 0.5]] * 2, GOOD), "prevalence: .*broadcast"),
     ],
 )
 def test_bad_input_is_named(call, message):
