@@ -54,7 +54,8 @@ def simulate(n_labels: int) -> Annotations:
 def bare(annotations: Annotations, iterations: int) -> tuple[Path, Stamps]:
     """The log-likelihood at every iterate, and the times at which it was known."""
     counts = annotations.label_counts
-    rows, columns = counts.tensors(torch.float64, torch.device("cpu"))
+    dtype, device = torch.float64, torch.device("cpu")
+    rows, columns = (counts.tensor(transposed, dtype, device) for transposed in (False, True))
     start = DawidSkene(CLASSES).initial(annotations)
     prevalence, confusion = start["prevalence"], start["confusion"]
     path: Path = []

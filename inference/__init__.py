@@ -1,23 +1,8 @@
 """Learning from data with any Pyro program: engines, fits and their comparison."""
 
-from likely.inference.diagnostics import (
-    ParameterPath,
-    animate_em,
-    compare,
-    criteria,
-    plot_compare,
-    plot_criteria,
-    plot_em_path,
-    plot_em_steps,
-    plot_history,
-    plot_intervals,
-    plot_latent,
-    plot_mixture,
-    plot_predictive,
-    plot_responsibilities,
-    plot_table,
-    plot_trace,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from likely.inference.engines import EM, ENGINES, MAP, MLE, NUTS, SVI, VBEM, Engine, Laplace, fit
 from likely.inference.engines.guides import trained_guide
 from likely.inference.errors import (
@@ -39,6 +24,26 @@ from likely.inference.monitor import Step
 from likely.inference.program import Density, Program
 from likely.inference.relabel import relabel
 from likely.inference.shards import Shards, latent_by_part
+
+if TYPE_CHECKING:
+    from likely.inference.diagnostics import (
+        ParameterPath,
+        animate_em,
+        compare,
+        criteria,
+        plot_compare,
+        plot_criteria,
+        plot_em_path,
+        plot_em_steps,
+        plot_history,
+        plot_intervals,
+        plot_latent,
+        plot_mixture,
+        plot_predictive,
+        plot_responsibilities,
+        plot_table,
+        plot_trace,
+    )
 
 __all__ = [
     "EM",
@@ -88,3 +93,16 @@ __all__ = [
     "relabel",
     "trained_guide",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Figures and tables need matplotlib, xarray and scipy.stats, which take half as much memory as
+    # everything else here; a fit needs none of them.
+    if name not in (*__all__, "diagnostics"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    diagnostics = import_module("likely.inference.diagnostics")
+    return diagnostics if name == "diagnostics" else getattr(diagnostics, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -89,8 +89,14 @@ def flat_sites(
     """Sites that make up the directions in which a precision matrix [n, n] is not positive.
 
     Curvatures are compared after scaling the matrix to a unit diagonal, so that the units of a
-    site do not matter.
+    site do not matter. Where a second derivative is not a number, as it may be next to the
+    boundary of the support, its row is such a direction.
     """
+    lost = ~torch.isfinite(precision).all(1)
+    if bool(lost.any()):
+        rows = lost & ~torch.isfinite(precision.diagonal())
+        lost = rows if bool(rows.any()) else lost
+        return [name for name, s in slices.items() if bool(lost[s].any())]
     scale = precision.diagonal().abs().clamp_min(torch.finfo(precision.dtype).tiny).rsqrt()
     scaled = precision * scale[:, None] * scale[None, :]
     values, vectors = torch.linalg.eigh(scaled)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from likely.inference.errors import DistributedError, NonFiniteError, ProgramError
+from likely.inference.errors import DistributedError, NonFiniteError, OptionError, ProgramError
 from likely.inference.monitor import FROM_CALLBACK
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Ranks:
 
         Raises
         ------
-        ProgramError, NonFiniteError
+        ProgramError, OptionError, NonFiniteError
             On every rank, with the failed rank's number and message.
         DistributedError
             For a failure of another kind, or if a rank is gone.
@@ -170,6 +170,7 @@ class ProcessGroup(Ranks):
 
 _KINDS: dict[str, type[Exception]] = {
     "arithmetic": NonFiniteError,
+    "option": OptionError,
     "value": ProgramError,
     "other": DistributedError,
 }
@@ -181,7 +182,7 @@ def _described(failure: Exception) -> tuple[str, str, bool]:
     if isinstance(failure, ArithmeticError):
         kind = "arithmetic"
     elif isinstance(failure, ValueError):
-        kind = "value"
+        kind = "option" if isinstance(failure, OptionError) else "value"
     own = type(failure).__module__.startswith("likely.")
     message = str(failure) if own else f"{type(failure).__name__}: {failure}"
     return kind, message, bool(getattr(failure, FROM_CALLBACK, False))

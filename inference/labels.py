@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from likely.inference.errors import FitError
 
@@ -172,7 +171,7 @@ def _follow(
     rows, target = (_features(part, axes, diagonal=True).mean(0) for part in (current, reference))
     scale = _overall(torch.stack([rows, target]))
     cost = torch.cdist(target / scale, rows / scale).square()
-    first = torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=order.device)
+    first = _matched(cost).to(order.device)
     for _ in range(_MOST_PASSES):
         moved = _features(_permuted(centre, axes, first[None]), axes)
         swap = _assign(moved, wanted, spread)
@@ -264,5 +263,13 @@ def _assign(features: torch.Tensor, centre: torch.Tensor, spread: torch.Tensor) 
     nearest = cost.argmin(-1)
     settled = (nearest.sort(-1).values == torch.arange(cost.shape[1], device=cost.device)).all(-1)
     for draw in torch.nonzero(~settled).flatten().tolist():
-        nearest[draw] = torch.as_tensor(linear_sum_assignment(cost[draw].cpu().numpy())[1])
+        nearest[draw] = _matched(cost[draw])
     return nearest
+
+
+def _matched(cost: torch.Tensor) -> torch.Tensor:
+    """Column of each row in the cheapest matching one to one, [K]."""
+    # Twenty-five megabytes that a fit of one point does not need.
+    from scipy.optimize import linear_sum_assignment
+
+    return torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=cost.device)

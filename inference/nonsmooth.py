@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
 from likely.inference.optimise import Evaluation, Minimum
 
@@ -173,6 +172,9 @@ def _shortest(
     source: torch.Generator,
 ) -> tuple[torch.Tensor, float]:
     """Shortest average [n] of gradients near ``x``, in units; its share of the longest."""
+    # Twenty-five megabytes that smooth densities do not need.
+    from scipy.optimize import nnls
+
     rows = x.new_zeros(0, x.numel())
     average, share = torch.zeros_like(x), 1.0
     for _ in range(_ROUNDS):

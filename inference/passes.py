@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro import poutine
 
 from likely.inference.coordinates import Coordinates
 from likely.inference.curvature import MOST_ROWS, hessian
+from likely.inference.optimise import Curvature, Evaluation
 from likely.inference.program import Density, Program, Values
 
 if TYPE_CHECKING:
     from likely.inference.shards import Sharded
+
+# Minus an objective of one part, whether its likelihood and its prior count, at a flat point [n].
+PartLoss = Callable[[Program, bool, bool, torch.Tensor], torch.Tensor]
 
 
 def one_pass(program: Sharded, values: Values, unconstrained: bool) -> torch.Tensor:
@@ -59,7 +64,10 @@ class _Pass(torch.autograd.Function):
                         slopes[row] += _slope(terms[row], free, size)
             return total, slopes
 
-        total, slopes = program.ranks.total(program.ranks.together(own))
+        # A program that draws must not move the random numbers on, nor the ranks apart; and whoever
+        # listens to the caller's own statements has no business with those of parts.
+        with torch.random.fork_rng(devices=gpu_of(program)), poutine.block():
+            total, slopes = program.ranks.total(program.ranks.together(own))
         ctx.save_for_backward(slopes)
         ctx.shapes = [leaf.shape if leaf.requires_grad else None for leaf in leaves]
         return total
@@ -95,37 +103,62 @@ def _slope(term: torch.Tensor, free: list[torch.Tensor], size: int) -> torch.Ten
     return torch.cat([grad.reshape(-1) for grad in flat])
 
 
-def curvature_by_parts(
-    program: Sharded, coordinates: Coordinates, objective: Callable[[Density], torch.Tensor]
-) -> Callable[[torch.Tensor], torch.Tensor | None] | None:
-    """The Hessian of minus an objective as a function of a flat point [n], where affordable.
+def gpu_of(program: Program) -> list[torch.device]:
+    """The fit's GPU, if it has one, in a list."""
+    device = program.device
+    return [device] if device is not None and device.type == "cuda" else []
 
-    Parameters
-    ----------
-    program, coordinates : Sharded, Coordinates
-    objective : callable
-        Makes a scalar of log-densities that is linear in them.
 
-    Returns
-    -------
-    callable or None
-        Gives ``None`` at a point if some part cannot be differentiated twice.
+def log_joint(program: Sharded, rows: Sequence[Values]) -> torch.Tensor:
+    """Log joint densities [n] of n values of the unknowns, all of them in one pass."""
+
+    def own() -> list[torch.Tensor]:
+        total = program.zero.new_zeros(len(rows))
+        for part, likelihood, prior in program.shares():
+            for number, values in enumerate(rows):
+                density = part.density(values)
+                if likelihood:
+                    total[number] += density.log_likelihood
+                if prior:
+                    total[number] += density.log_prior
+        return [total]
+
+    with torch.no_grad():
+        return program.ranks.total(program.ranks.together(own))[0]
+
+
+def evaluation_by_parts(program: Sharded, loss: PartLoss, x: torch.Tensor) -> Evaluation:
+    """Value and gradient [n] at a flat point [n] of a sum over parts, one graph at a time."""
+
+    def own() -> list[torch.Tensor]:
+        value, slope = program.zero, torch.zeros_like(x)
+        for part, likelihood, prior in program.shares():
+            leaf = x.detach().clone().requires_grad_(True)
+            with torch.enable_grad():
+                found = loss(part, likelihood, prior, leaf)
+            value = value + found.detach()
+            slope = slope + _slope(found, [leaf], leaf.numel())
+        return [value, slope]
+
+    value, slope = program.ranks.total(program.ranks.together(own))
+    return float(value), slope
+
+
+def hessians_of_parts(program: Sharded, loss: PartLoss, size: int) -> Curvature | None:
+    """The Hessian of a sum over parts as a function of a flat point [n], where affordable.
+
+    It gives ``None`` at a point if some part cannot be differentiated twice.
     """
-    if coordinates.size > MOST_ROWS:
+    if size > MOST_ROWS:
         return None
 
     def of(part: Program, likelihood: bool, prior: bool, x: torch.Tensor) -> torch.Tensor:
-        def loss(x: torch.Tensor) -> torch.Tensor:
-            density = part.density(coordinates.split(x), unconstrained=True)
-            if not likelihood:
-                density = replace(density, log_likelihood=part.zero)
-            if not prior:
-                density = replace(density, log_prior=part.zero)
-            value = -objective(density)
+        def value_of(x: torch.Tensor) -> torch.Tensor:
+            value = loss(part, likelihood, prior, x)
             # A constant has no curvature, but `hessian` wants something to differentiate.
             return value if value.requires_grad else value + 0.0 * x.sum()
 
-        return hessian(loss, x)
+        return hessian(value_of, x)
 
     def matrix(x: torch.Tensor) -> torch.Tensor | None:
         def own() -> torch.Tensor | None:
@@ -144,3 +177,31 @@ def curvature_by_parts(
         return program.ranks.total([found])[0]
 
     return matrix
+
+
+def curvature_by_parts(
+    program: Sharded, coordinates: Coordinates, objective: Callable[[Density], torch.Tensor]
+) -> Curvature | None:
+    """The Hessian of minus an objective as a function of a flat point [n], where affordable.
+
+    Parameters
+    ----------
+    program, coordinates : Sharded, Coordinates
+    objective : callable
+        Makes a scalar of log-densities that is linear in them.
+
+    Returns
+    -------
+    callable or None
+        Gives ``None`` at a point if some part cannot be differentiated twice.
+    """
+
+    def loss(part: Program, likelihood: bool, prior: bool, x: torch.Tensor) -> torch.Tensor:
+        density = part.density(coordinates.split(x), unconstrained=True)
+        if not likelihood:
+            density = replace(density, log_likelihood=part.zero)
+        if not prior:
+            density = replace(density, log_prior=part.zero)
+        return -objective(density)
+
+    return hessians_of_parts(program, loss, coordinates.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -260,14 +261,8 @@ class Program:
         if enumerate_latents and self.sites.latents:
             enum = EnumMessenger(first_available_dim=-1 - self.sites.max_plate_nesting)
         if self.sites.parameter_objects:
-            values = {n: value_of(n, {}) for n in self.sites.parameter_objects}
-            swap = ReplaceParameters(
-                {
-                    id(self.sites.parameter_objects[name]): value
-                    for name, value in values.items()
-                    if value is not None
-                }
-            )
+            found = {id(p): value_of(n, {}) for n, p in self.sites.parameter_objects.items()}
+            swap = ReplaceParameters({key: v for key, v in found.items() if v is not None})
         with poutine.trace() as tracer, enum, handler, swap:
             self._call(handler)
         return tracer.trace
@@ -279,6 +274,7 @@ class Program:
         unconstrained: bool | Collection[str] = False,
         indices: Values | None = None,
         apart: bool = False,
+        priors: bool = True,
     ) -> Run:
         """Run the program at given values of the unknowns and collect its factors.
 
@@ -293,6 +289,8 @@ class Program:
             Mini-batch: the indices of subsampled plates.
         apart : bool
             Set sites aside whose distribution sums a latent out, and leave their densities.
+        priors : bool
+            Evaluate the densities of the unknowns; those below a latent are evaluated anyway.
         """
         free = None if isinstance(unconstrained, bool) else frozenset(unconstrained)
         jacobians: list[torch.Tensor] = []
@@ -317,6 +315,8 @@ class Program:
             trace.symbolize_dims()
             run.plate_symbols = {s: plate for plate, s in trace.plate_to_symbol.items()}
         inner = {latent.site for latent in self.sites.inner.values()}
+        # Dimensions to the left of all plates are those of enumerated latents.
+        nesting = self.sites.max_plate_nesting if self.sites.latents else math.inf
         for name, node in trace.nodes.items():
             if node["type"] != "sample" or is_plate(node) or is_deterministic(node):
                 continue
@@ -328,14 +328,13 @@ class Program:
             elif name in self.sites.unknowns:
                 role = "unknown"
                 run.priors[name] = node["fn"]
+                if not priors and len(node["fn"].batch_shape) <= nesting:
+                    continue
             else:
                 role = "latent"
                 run.latent_symbols[name] = node["infer"]["_enumerate_symbol"]
             log_prob = log_prob_of(name, node, role)
-            hidden = bool(self.sites.latents) and (
-                role == "latent" or log_prob.dim() > self.sites.max_plate_nesting
-            )
-            if hidden:
+            if role == "latent" or log_prob.dim() > nesting:
                 run.enumerated.append(pack(name, role, log_prob, node, trace.plate_to_symbol))
             else:
                 run.direct.append(Factor(name, role, log_prob, frozenset(), node["scale"]))

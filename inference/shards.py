@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 class Shards:
     """Data in parts, for exact fits of more than the memory or one process holds.
 
-    `EM`, `MLE` and `MAP` take it in the place of the data: ``EM().fit(program, Shards(parts))``.
-    Densities, gradients and expected statistics add over independent parts, so the result is that
-    of all data at once. Every evaluation goes over all parts, one after the other.
+    `EM`, `MLE`, `MAP` and `SVI` take it in the place of the data: ``EM().fit(program,
+    Shards(parts))``. Densities, gradients and expected statistics add over independent parts, so
+    the result is that of all data at once. Every evaluation goes over all parts, one after the
+    other.
 
     Parameters
     ----------
@@ -144,7 +145,8 @@ class Sharded(Streamed):
             self.ranks = ProcessGroup(self.shards.group, where)
         self._n_parts: int | None = None
         self._seed = seed
-        self.compared = False
+        # Whether statistics of parts can be added, which the first E-step finds out.
+        self.adds: bool | None = None
         self._initial: dict[str, torch.Tensor] | None = None
         first = self._first_part()
         self._unknown_labels: dict[str, list[Any]] = {}
@@ -261,7 +263,9 @@ class Sharded(Streamed):
         self, values: Values, *, unconstrained: bool = False, indices: Values | None = None
     ) -> Density:
         """Log-densities of all parts; differentiable once, and no part's graph is kept."""
-        return Density(*one_pass(self, values, unconstrained).unbind())
+        # A guide draws more than the unknowns.
+        own = {name: values[name] for name in self.sites.unknowns if name in values}
+        return Density(*one_pass(self, own, unconstrained).unbind())
 
     def initial(self) -> dict[str, torch.Tensor]:
         """Start values of a program whose ``initial`` hook adds over data; else none.
@@ -314,7 +318,7 @@ class Sharded(Streamed):
             )
 
 
-def latent_by_part(fit: Fit, name: str) -> Iterator[tuple[Any, torch.Tensor]]:
+def latent_by_part(fit: Fit, name: str, draws: int = 1000) -> Iterator[tuple[Any, torch.Tensor]]:
     """Posterior probabilities of a discrete site, one part of the data after the other.
 
     Parameters
@@ -323,6 +327,8 @@ def latent_by_part(fit: Fit, name: str) -> Iterator[tuple[Any, torch.Tensor]]:
         A fit of `Shards`.
     name : str
         The discrete site.
+    draws : int
+        Most posterior draws that are averaged.
 
     Yields
     ------
@@ -334,7 +340,7 @@ def latent_by_part(fit: Fit, name: str) -> Iterator[tuple[Any, torch.Tensor]]:
     Raises
     ------
     FitError
-        If the fit did not learn from `Shards`.
+        If the fit did not learn from `Shards`, or ``draws`` is not a positive integer.
     ProgramError
         If the program has no such latent.
     """
@@ -344,7 +350,9 @@ def latent_by_part(fit: Fit, name: str) -> Iterator[tuple[Any, torch.Tensor]]:
     if not isinstance(program, Sharded):
         raise FitError("latent_by_part() is for fits of Shards; use fit.latent()")
     check_latent(program, name)
-    values = fit.point()
+    if not isinstance(draws, int | np.integer) or isinstance(draws, bool) or draws < 1:
+        raise FitError(f"draws must be a positive integer, got {draws!r}")
+    values = fit.each_draw(draws)
     for part in program.shards:
         args, kwargs = program._filled(part)
         # Read anew: a part has plates of its own size.
@@ -352,8 +360,8 @@ def latent_by_part(fit: Fit, name: str) -> Iterator[tuple[Any, torch.Tensor]]:
             program.source, args, kwargs, seed=fit.seed, dtype=program.dtype, device=program.device
         )
         with reading.session(fit.seed), torch.no_grad():
-            found = latent_posterior(reading, values, name)
-        yield part, found
+            total = sum(latent_posterior(reading, value, name) for value in values)
+        yield part, torch.as_tensor(total) / len(values)
 
 
 def _other_labels(who: str, names: list[str], reference: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import Delta, constraints
+from pyro.distributions.util import broadcast_shape
 from torch.distributions import biject_to, transform_to
 
 from likely.inference.errors import ProgramError
@@ -224,7 +225,7 @@ def _classify_sample(sites: Sites, name: str, node: Mapping[str, Any]) -> None:
         if isinstance(value, torch.Tensor):
             # Data may be longer than the distribution that they are broadcast against.
             shape = value.shape[: value.dim() - event_dim]
-            batch_shape = torch.broadcast_shapes(batch_shape, shape)
+            batch_shape = torch.Size(broadcast_shape(batch_shape, shape))
             dims = plate_dims(node, len(batch_shape))
         sites.observed[name] = Observed(name, dims, batch_shape, event_dim, data)
         if sums_out(fn):

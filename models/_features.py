@@ -11,6 +11,8 @@ from pyro.util import ignore_jit_warnings
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from likely.models._shapes import broadcast_shapes
+
 
 class ClassFeatures(dist.TorchDistribution):
     """What the two families share: the log-density of every row in every class is one product.
@@ -37,7 +39,7 @@ class ClassFeatures(dist.TorchDistribution):
         )
         self.label = label
         outside = self.probabilities.shape[:-2]
-        batch_shape = torch.broadcast_shapes(label.shape, (*outside, 1) if outside else ())
+        batch_shape = broadcast_shapes(label.shape, (*outside, 1) if outside else ())
         super().__init__(batch_shape, probabilities.shape[-1:], validate_args=validate_args)
 
     def expand(
@@ -58,7 +60,7 @@ class ClassFeatures(dist.TorchDistribution):
             self._validate_sample(value)
         by_class = self._by_class(value)
         chosen = at_class(by_class, self.label)
-        shape = torch.broadcast_shapes(chosen.shape, self.batch_shape)
+        shape = broadcast_shapes(chosen.shape, self.batch_shape)
         return chosen if chosen.shape == shape else chosen.expand(shape)
 
     def _by_class(self, value: Tensor) -> Tensor:
@@ -180,6 +182,6 @@ def at_class(table: Tensor, label: Tensor) -> Tensor:
         if torch.equal(label.reshape(-1), every):  # all classes in order: a view will do
             ones = (1,) * (label.dim() - 1 - depth)
             return table.movedim(-1, 0).reshape(n_classes, *ones, *table.shape[:-1])
-    shape = torch.broadcast_shapes(label.shape, table.shape[:-1])
+    shape = broadcast_shapes(label.shape, table.shape[:-1])
     picked: Tensor = table.expand(*shape, n_classes).gather(-1, label.expand(shape).unsqueeze(-1))
     return picked.squeeze(-1)

@@ -17,6 +17,7 @@ from likely.models._clustering import positive_or_one
 from likely.models._data import as_weights, column_labels, row_labels
 from likely.models._glm import normal_equations
 from likely.models._options import check_number
+from likely.models._shapes import broadcast_shapes
 
 PRIORS = ("normal", "laplace")
 # Share of its mean square that a covariate's mean may make up before it is taken off.
@@ -66,7 +67,7 @@ class Flat(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Zeros ``[*sample, *batch]``."""
-        return value.new_zeros(torch.broadcast_shapes(value.shape, self.batch_shape))
+        return value.new_zeros(broadcast_shapes(value.shape, self.batch_shape))
 
 
 def coefficient_prior(family: str, scale: float | None, like: Tensor) -> Any:

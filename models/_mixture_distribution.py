@@ -11,6 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from likely.models._loglinear import Features, evidence, posterior
+from likely.models._shapes import broadcast_shapes
 
 
 class LogLinearMixture(TorchDistribution):
@@ -66,7 +67,7 @@ class LogLinearMixture(TorchDistribution):
         self.n_states = natural.shape[-2]
         self.natural = {"weights": weights.log(), "components": natural}
         # The last batch dimension is the rows'; plates outside that vectorise are to its left.
-        outside = torch.broadcast_shapes(weights.shape[:-1], natural.shape[:-2])
+        outside = broadcast_shapes(weights.shape[:-1], natural.shape[:-2])
         self._outside = outside
         batch_shape = outside + (1,) if outside else torch.Size()
         super().__init__(batch_shape, torch.Size([event_size]), validate_args=False)
@@ -117,7 +118,7 @@ class LogLinearMixture(TorchDistribution):
         density = self.evidence(rows, self.natural)
         if value.dim() != 2:
             density = density.reshape(*self._outside, *value.shape[:-1])
-        shape = torch.broadcast_shapes(self.batch_shape, density.shape)
+        shape = broadcast_shapes(self.batch_shape, density.shape)
         return density.expand(shape)
 
     def latent_posterior(self, value: Tensor) -> Tensor:

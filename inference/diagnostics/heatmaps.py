@@ -10,7 +10,7 @@ import xarray as xr
 
 from likely.inference.diagnostics.compare import tables
 from likely.inference.diagnostics.groups import first_draw, posterior_by_site
-from likely.inference.diagnostics.style import panels
+from likely.inference.diagnostics.style import panels, written
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 
@@ -23,7 +23,9 @@ _MOST_COLUMNS = 4
 _CELL = (0.72, 0.55)  # inches
 # Longer column labels than these would run into each other.
 _LONGEST_LEVEL = 9
+_TITLE = 0.085  # inches of width of each letter of a title
 _SLANT = 0.06  # inches of height for each letter of a slanted label
+_UPRIGHT: dict[str, Any] = {"rotation": 90}
 _SLANTED: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
 
 
@@ -82,23 +84,32 @@ def plot_table(
             f"with select={{{str(lead[0])!r}: [...]}}"
         )
     rows, columns = mean.shape[-2:]
-    width = min(count, _MOST_COLUMNS)
-    names = [str(label) for label in mean.indexes[mean.dims[-1]]]
+    width = -(-count // -(-count // _MOST_COLUMNS))  # rows of panels as even as can be
+    names = [written(label) for label in mean.indexes[mean.dims[-1]]]
     longest = max(map(len, names))
-    below = _SLANT * longest if longest > _LONGEST_LEVEL else 0.0
+    # Beside other panels slanted labels would take the panels' place.
+    turned = {} if longest <= _LONGEST_LEVEL else _SLANTED if width == 1 else _UPRIGHT
+    below = (_SLANT if width == 1 else _TITLE) * longest if turned else 0.0
+    lines = -(-count // width)
+    index = mean.indexes.get(mean.dims[-2], [""])
+    beside = _TITLE * max(0, max(len(written(label)) for label in index) - _LONGEST_LEVEL)
     size = (
-        max(3.5, width * (columns * _CELL[0] + 0.4) + 1.2),
-        -(-count // width) * (rows * _CELL[1] + 0.6) + 0.6 + below,
+        max(3.5, width * (columns * _CELL[0] + 0.4) + 1.2) + beside,
+        lines * (rows * _CELL[1] + 0.6) + 0.6 + below * (2 if lines * width > count else 1),
     )
     figure, own = panels(count, axes, columns=width, size=size)
     top = 1.0 if float(mean.min()) >= 0 and float(mean.max()) <= 1 else float(mean.max())
+    title = f"{site}: mean ± sd" if bool(np.isfinite(sd.to_numpy()).any()) else site
+    # A title as wide as its panel, and no less than two columns of it.
+    most = max(8, int((max(columns, 2) * _CELL[0]) / _TITLE) - 10)
     for number, (ax, index) in enumerate(zip(own, np.ndindex(*mean.shape[:-2]), strict=True)):
-        _heat(ax, mean[index], sd[index], (min(0.0, float(mean.min())), top))
+        _heat(ax, mean[index], sd[index], (min(0.0, float(mean.min())), top), turned)
         if lead:
             named = zip(lead, index, strict=True)
-            ax.set_title(", ".join(f"{dim} {mean.indexes[dim][i]}" for dim, i in named), size=10)
+            each = [f"{dim} {written(mean.indexes[dim][i], most)}" for dim, i in named]
+            ax.set_title(", ".join(each), size=10)
         else:
-            ax.set_title(site, size=10)
+            ax.set_title(title, size=10)
         if axes is None:
             # Rows and columns mean the same in every panel: name them at the edges only.
             if number % width:
@@ -108,11 +119,17 @@ def plot_table(
                 ax.set_xlabel("")
                 ax.set_xticklabels([])
     if lead and axes is None:
-        figure.suptitle(site)
+        figure.suptitle(title)
     return figure
 
 
-def _heat(ax: Axes, mean: xr.DataArray, sd: xr.DataArray, limits: tuple[float, float]) -> None:
+def _heat(
+    ax: Axes,
+    mean: xr.DataArray,
+    sd: xr.DataArray,
+    limits: tuple[float, float],
+    turned: Mapping[str, Any],
+) -> None:
     values, spread = mean.to_numpy(), sd.to_numpy()
     ax.imshow(values, cmap="Blues", vmin=limits[0], vmax=limits[1], aspect="auto")
     for (row, column), value in np.ndenumerate(values):
@@ -125,8 +142,7 @@ def _heat(ax: Axes, mean: xr.DataArray, sd: xr.DataArray, limits: tuple[float, f
         )
     for dim, axis in zip(mean.dims, (ax.yaxis, ax.xaxis), strict=True):
         axis.set_label_text(str(dim))
-        names = [str(label) for label in mean.indexes[dim]] if dim in mean.indexes else [""]
-        slanted = axis is ax.xaxis and max(map(len, names)) > _LONGEST_LEVEL
-        axis.set_ticks(np.arange(mean.sizes[dim]), names, **(_SLANTED if slanted else {}))
+        names = [written(label) for label in mean.indexes[dim]] if dim in mean.indexes else [""]
+        axis.set_ticks(np.arange(mean.sizes[dim]), names, **(turned if axis is ax.xaxis else {}))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from likely.inference.diagnostics.style import bare, colour, panels
+from likely.inference.diagnostics.style import bare, colour, panels, written
 from likely.inference.errors import FitError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _ROW = 0.2  # inches
 _PANEL = 0.9  # title, axis and padding, inches
 _COLUMN = 2.6  # inches of width of each panel
+_LETTER = 0.07  # inches of width of each letter of a row's name
 # More rows than these make a page that nobody reads.
 _MOST_ROWS = 150
 
@@ -62,7 +63,11 @@ def plot_intervals(
     chosen = _chosen(table, columns)
     rows = table.sort_values(chosen[0], kind="stable") if sort else table
     shown = rows.head(most)
-    size = (0.9 + _COLUMN * len(chosen), _ROW * len(shown) + _PANEL)
+    names = [written(name) for name in shown.index]
+    size = (
+        0.6 + _LETTER * max(map(len, names), default=0) + _COLUMN * len(chosen),
+        _ROW * len(shown) + _PANEL,
+    )
     figure, own = panels(len(chosen), axes, columns=len(chosen), size=size)
     height = np.arange(len(shown))
     for number, (ax, column) in enumerate(zip(own, chosen, strict=True)):
@@ -73,14 +78,14 @@ def plot_intervals(
             ax.hlines(height, lower, upper, color=colour(number), lw=2.0, alpha=0.6)
         ax.plot(values, height, "o", color=colour(number), ms=4)
         named = number == 0 or axes is not None
-        ax.set_yticks(height, [str(name) for name in shown.index] if named else [])
+        ax.set_yticks(height, names if named else [])
         ax.set_ylim(len(shown) - 0.4, -0.6)
-        ax.set_title(column.replace("_", " "), loc="left")
+        ax.set_title(written(column.replace("_", " ")), loc="left")
         ax.grid(axis="y", lw=0.4, alpha=0.5)
         ax.set_axisbelow(True)
         ax.tick_params(axis="y", labelsize=8)
         bare(ax)
-    own[0].set_ylabel(str(table.index.name or ""))
+    own[0].set_ylabel(written(table.index.name or ""))
     if len(shown) < len(table):
         what = "lowest" if sort else "first"
         own[0].set_xlabel(f"the {what} {len(shown)} of {len(table)}")

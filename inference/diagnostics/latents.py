@@ -10,7 +10,7 @@ import xarray as xr
 
 from likely.inference.diagnostics.dimensions import Dimensions, safe_name
 from likely.inference.diagnostics.groups import as_numpy
-from likely.inference.diagnostics.style import COLOURS, WIDTH, bare, colour, panels
+from likely.inference.diagnostics.style import COLOURS, WIDTH, bare, colour, panels, written
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 _ROW = 0.2  # inches
 _PANEL = 1.1
 _MOST_ROWS = 150
+_ACROSS = 72  # letters of all names in a row of the legend
 _BINS = 20
+# Least share of a bar that can be seen.
+_VISIBLE = 0.02
 
 
 def latent_array(fit: Fit, latent: str) -> xr.DataArray:
@@ -99,22 +102,31 @@ def plot_latent(
     left.set_title(f"{latent}: {len(table)} {array.dims[0]}s", loc="left")
     base = np.zeros(len(order))
     height = np.arange(len(order))
-    labels = [str(label) for label in array.indexes[array.dims[1]]]
+    labels = [written(label) for label in array.indexes[array.dims[1]]]
     shades = _shades(len(labels))
+    few = len(labels) <= len(COLOURS)
     for number, label in enumerate(labels):
         part = table[order, number]
-        right.barh(height, part, left=base, height=0.8, color=shades[number], label=label)
+        # Of many values, those that no bar shows would only fill the legend.
+        label = label if few or part.max() >= _VISIBLE else "_nolegend_"
+        # Shades of many values are close.
+        edge: dict[str, Any] = {} if few else {"edgecolor": "white", "linewidth": 0.3}
+        right.barh(height, part, left=base, color=shades[number], label=label, **edge)
         base = base + part
     names = array.indexes[array.dims[0]]
-    right.set_yticks(height, [str(names[i]) for i in order])
+    right.set_yticks(height, [written(names[i]) for i in order])
     right.tick_params(axis="y", labelsize=8)
     right.set_ylim(len(order) - 0.4, -0.6)
     right.set_xlim(0, 1)
     right.set_xlabel("probability")
+    right.set_ylabel(str(array.dims[0]))
     right.set_title("least certain", loc="left")
     if axes is None:
         figure.legend(
-            loc="outside lower center", ncols=min(len(labels), 6), frameon=False, title=latent
+            loc="outside lower center",
+            ncols=max(1, min(len(labels), _ACROSS // max(map(len, labels)), 6)),
+            frameon=False,
+            title=latent,
         )
     else:
         right.legend()

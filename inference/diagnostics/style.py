@@ -18,6 +18,25 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # Open shapes of different kinds stay apart when estimates coincide.
 MARKERS = ("o", "x", "s", "+", "D", "^", "v")
 WIDTH = 7.0
+# Letters of a user's name that a figure shows.
+LONGEST = 24
+
+
+def written(name: Any, most: int = LONGEST) -> str:
+    """A user's name as text for a figure: one line, no formula, its middle left out if long.
+
+    Parameters
+    ----------
+    name : object
+        An id of the user's.
+    most : int
+        Letters.
+    """
+    text = " ".join(str(name).split())
+    if len(text) > most:
+        kept = most - 1
+        text = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return text.replace("$", r"\$")
 
 
 def colour(number: int) -> str:

@@ -153,14 +153,19 @@ class EngineOptions(ABC):
         if has_loader(args, kwargs) or has_shards(args, kwargs):
             raise OptionError(
                 f"{self.name} needs all data at once; 'mle' and 'map' learn from a DataLoader, "
-                "and these and 'em' from Shards"
+                "and these, 'em' and 'svi' from Shards"
             )
         return Program.of(
             program, args, kwargs, seed=self.seed, dtype=self.dtype, device=self.device
         )
 
-    def check_available(self) -> None:  # noqa: B027 (a hook that most engines leave empty)
-        """Raise an `OptionError` if something the options ask for is not installed."""
+    def check_available(self) -> None:
+        """Raise an `OptionError` if something the options ask for is not there."""
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, ImportError) as error:  # a build without CUDA asserts
+            reason = str(error).partition("\n")[0]
+            raise OptionError(f"device {str(self.device)!r} is not available: {reason}") from error
 
     @abstractmethod
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:

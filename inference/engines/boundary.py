@@ -88,8 +88,22 @@ def _is_near(support: Any, value: torch.Tensor) -> bool:
     return not all(torch.equal(value, there) for there in moved)
 
 
+def _slopes(
+    values: Values, objective: Callable[[Values], torch.Tensor]
+) -> tuple[float, dict[str, torch.Tensor]]:
+    leaves = {n: v.detach().clone().requires_grad_(True) for n, v in values.items()}
+    with torch.enable_grad():
+        here = objective(leaves)
+        found = torch.autograd.grad(here, list(leaves.values()), allow_unused=True)
+    slopes = {n: slope for n, slope in zip(leaves, found, strict=True) if slope is not None}
+    return float(here.detach()), slopes
+
+
 def snap(
-    program: Program, values: Values, objective: Callable[[Values], torch.Tensor]
+    program: Program,
+    values: Values,
+    objective: Callable[[Values], torch.Tensor],
+    known: tuple[float, Values] | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Put elements whose optimum is on the boundary onto it.
 
@@ -100,6 +114,8 @@ def snap(
         Where a search ended, constrained.
     objective : callable
         What was maximised, as a function of constrained values.
+    known : tuple of float and mapping of str to Tensor, optional
+        The objective at ``values`` and its derivative by each of them, where they were found.
 
     Returns
     -------
@@ -110,14 +126,11 @@ def snap(
     unknowns = program.sites.unknowns
     if not any(_is_near(unknowns[name].support, value) for name, value in values.items()):
         return {name: value.detach() for name, value in values.items()}, []
-    leaves = {n: v.detach().clone().requires_grad_(True) for n, v in values.items()}
-    with torch.enable_grad():
-        here = objective(leaves)
-        slopes = torch.autograd.grad(here, list(leaves.values()), allow_unused=True)
-    current = {name: leaf.detach() for name, leaf in leaves.items()}
-    height = float(here.detach())
+    height, slopes = known or _slopes(values, objective)
+    current = {name: value.detach() for name, value in values.items()}
     moved: dict[str, torch.Tensor] = {}
-    for (name, value), slope in zip(current.items(), slopes, strict=True):
+    for name, value in current.items():
+        slope = slopes.get(name)
         if slope is None or not bool(torch.isfinite(slope).all()):
             continue
         unknown = program.sites.unknowns[name]

@@ -18,7 +18,7 @@ from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
 from likely.inference.engines.sanity import check_bounded, rising_unknowns
 from likely.inference.errors import MonotonicityError
-from likely.inference.program import Program, Values
+from likely.inference.program import Density, Program, Values
 from likely.inference.shards import Sharded
 
 # How far, relative to itself, the objective may fall between steps: rounding, no more.
@@ -92,20 +92,26 @@ class EM(SearchOptions):
         if self.hard:
             return Result.from_found(found)
 
+        evaluated: list[tuple[Values, Density]] = []
+
         def objective(values: Values) -> torch.Tensor:
             density = program.density(values)
+            if not torch.is_grad_enabled():
+                evaluated.append((values, density))
             if self._with_prior:
                 return density.log_likelihood + density.log_prior
             return density.log_likelihood
 
         # Cells that EM would only reach in the limit are put on the boundary, where they belong.
-        values, _ = snap(program, found.values, objective)
+        values, _ = snap(program, found.values, objective, found.extra.get("slopes"))
         rising = rising_unknowns(program, values, objective)
         if rising:
             found = replace(found, converged=False)
         return Result.from_found(
             found,
             params=values,
+            # At many data a density takes as long as half a step.
+            density=next((d for v, d in evaluated if _are_same(v, values)), None),
             reason=f"the maximum lies at infinity in {', '.join(map(repr, rising))} (separable "
             "data do that). A prior and objective='posterior' give a finite answer"
             if rising
@@ -165,7 +171,23 @@ class EM(SearchOptions):
             converged=converged and not monitor.interrupted,
             n_iter=len(monitor.objectives) - 1,
             interrupted=monitor.interrupted,
+            extra={"slopes": self._slopes(values, tables, expected)},
         )
+
+    def _slopes(
+        self, values: Values, tables: frozenset[str], expected: Expectation
+    ) -> tuple[float, Values] | None:
+        """Log-likelihood and its derivative, which an E-step has found if all unknowns are tables.
+
+        By Fisher's identity the derivative by a cell is its expected count over its probability.
+        """
+        if self.hard or self._with_prior or tables != values.keys():
+            return None
+        slopes = {
+            name: torch.where(values[name] > 0, expected.counts[name] / values[name], 0.0)
+            for name in tables
+        }
+        return expected.objective(with_prior=False), slopes
 
     def _m_step(
         self,
@@ -175,20 +197,21 @@ class EM(SearchOptions):
         tables: frozenset[str],
         expected: Expectation,
     ) -> dict[str, torch.Tensor]:
-        return parts.agreed(
+        return m_step(
             program,
-            lambda: m_step(
-                program,
-                coordinates,
-                values,
-                tables,
-                expected,
-                objective=self.objective,
-                max_iter=self.m_step_iter,
-                tol=self.tol,
-            ),
+            coordinates,
+            values,
+            tables,
+            expected,
+            objective=self.objective,
+            max_iter=self.m_step_iter,
+            tol=self.tol,
         )
 
     @staticmethod
     def _no_m_step(program: Program) -> bool:
         return program.hook("m_step") is None
+
+
+def _are_same(some: Values, other: Values) -> bool:
+    return all(some[name] is value for name, value in other.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ from likely.inference.engines.parameters import Copies, reading_from
 from likely.inference.errors import FitError, ProgramError
 from likely.inference.fit import Fit
 from likely.inference.handlers import ReplaceParameters, Substitute, is_plate, module_parameter
+from likely.inference.passes import gpu_of
 from likely.inference.program import PROGRAM_FAULTS, Program, Values
 from likely.inference.reading import Reader, mend
 from likely.inference.sites import Unknown
@@ -147,11 +149,22 @@ def _automatic(name: str, program: Program, values: Values, own: Copies) -> Auto
     return GUIDES[name](prototype, init_loc_fn=init_to_value(values=dict(values)))
 
 
+def unmoved(program: Program) -> Callable[[], AbstractContextManager[None]]:
+    """Makes blocks that leave the random numbers where they were.
+
+    A run that draws discrete latents takes as many numbers as there are data, and those of the
+    guide are not to depend on that. Blocks around other programs change nothing.
+    """
+    return partial(torch.random.fork_rng, gpu_of(program), enabled=bool(program.sites.latents))
+
+
 def _prototype(source: Callable[..., Any], program: Program, own: Copies) -> Callable[..., Any]:
     """A model as an automatic guide sees it: no discrete latents, parameters as they stand."""
+    # Asked of the program here and not inside, which would tie it to its guide for ever.
+    steady = unmoved(program)
 
     def model(*args: Any, **kwargs: Any) -> None:
-        with reading_from(own.frozen(), own.objects):
+        with steady(), reading_from(own.frozen(), own.objects):
             source(*args, **kwargs)
 
     hidden: Callable[..., Any] = poutine.block(model, hide=list(program.sites.latents))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,15 +11,17 @@ from likely.inference.coordinates import Coordinates, supported
 from likely.inference.curvature import curvature_of
 from likely.inference.engines.expectation import Expectation, expected_log_density, normalise
 from likely.inference.engines.parts import (
+    SpreadExpectation,
     agreed,
     expect,
-    expected_of_parts,
+    expected_of_part,
+    expected_of_statistics,
     find_tables,
-    require_statistics,
 )
 from likely.inference.errors import ProgramError
 from likely.inference.optimise import Evaluation, minimise
-from likely.inference.program import Program, Values
+from likely.inference.passes import evaluation_by_parts, hessians_of_parts
+from likely.inference.program import Program, Run, Values
 from likely.inference.shards import Sharded
 
 
@@ -36,7 +39,10 @@ def m_step(
     """Raise the expected complete-data log-density over every unknown.
 
     Tables become their normalised counts, sites of the program's own ``m_step`` what it says, and
-    the rest moves by a few L-BFGS steps (a generalised M-step: higher, not highest).
+    the rest moves by a few L-BFGS steps (a generalised M-step: higher, not highest). Where added
+    statistics do not suffice for data in parts, every evaluation of these steps is a pass over all
+    parts; the program's own ``m_step``, which would see one part, is then left out. Where several
+    processes share a fit, all of them must call.
 
     Parameters
     ----------
@@ -53,16 +59,29 @@ def m_step(
         Of the L-BFGS steps.
     """
     with_prior = objective == "posterior"
-    new = dict(values)
-    for name in tables:
-        pseudo = expected.concentrations[name] if with_prior else None
-        new[name] = normalise(expected.counts[name], values[name], pseudo)
-    declared = _declared(program, new, expected, objective)
-    new |= declared
-    rest = [name for name in new if name not in tables and name not in declared]
-    if not rest:
+
+    def counted() -> dict[str, torch.Tensor]:
+        new = dict(values)
+        for name in tables:
+            pseudo = expected.concentrations[name] if with_prior else None
+            new[name] = normalise(expected.counts[name], values[name], pseudo)
         return new
-    return _search_rest(program, coordinates, new, rest, expected, with_prior, max_iter, tol)
+
+    def rest_of(new: Values, found: frozenset[str]) -> dict[str, torch.Tensor]:
+        rest = [name for name in new if name not in found]
+        if not rest:
+            return dict(new)
+        return _search_rest(program, coordinates, new, rest, expected, with_prior, max_iter, tol)
+
+    def at_once() -> dict[str, torch.Tensor]:
+        new = counted()
+        declared = _declared(program, new, expected, objective)
+        return rest_of(new | declared, tables | declared.keys())
+
+    if not isinstance(expected, SpreadExpectation) or expected.suffices:
+        return agreed(program, at_once)
+    found = rest_of(agreed(program, counted), tables)
+    return agreed(program, lambda: found)
 
 
 def em_steps(
@@ -83,8 +102,7 @@ def em_steps(
         expected = expect(program, current, tables, with_prior=with_prior)
         if not bool(torch.isfinite(expected.log_likelihood)):
             return dict(values)
-        step = partial(
-            m_step,
+        current = m_step(
             program,
             coordinates,
             current,
@@ -94,7 +112,6 @@ def em_steps(
             max_iter=max_iter,
             tol=tol,
         )
-        current = agreed(program, step)
     return current
 
 
@@ -105,7 +122,6 @@ def _declared(
     hook = program.hook("m_step")
     if hook is None:
         return {}
-    require_statistics(program)
     found = hook(
         {
             **{name: expected.responsibilities(name) for name in program.sites.latents},
@@ -153,19 +169,23 @@ def _search_rest(
     flat = coordinates.unconstrain(values)
     index = torch.arange(flat.numel(), device=flat.device)
     chosen = torch.cat([index[coordinates.slices[name]] for name in names])
-    parts = isinstance(program, Sharded)
-    whole = program.head if isinstance(program, Sharded) else program
+
+    def run_of(part: Program, x: torch.Tensor) -> Run:
+        free = coordinates.split(flat.index_copy(0, chosen, x))
+        moved = {**values, **{name: free[name] for name in names}}
+        return part.run(moved, unconstrained=names, apart=True)
 
     def lost(x: torch.Tensor) -> torch.Tensor:
-        free = coordinates.split(flat.index_copy(0, chosen, x))
-        run = whole.run(
-            {**values, **{name: free[name] for name in names}}, unconstrained=names, apart=True
-        )
-        if parts:
-            return -expected_of_parts(run, expected, with_prior)
-        return -expected_log_density(run, expected, with_prior)
+        if isinstance(program, Sharded):
+            return -expected_of_statistics(run_of(program.head, x), expected, with_prior)
+        return -expected_log_density(run_of(program, x), expected, with_prior)
 
-    def function(x: torch.Tensor) -> Evaluation:
+    def lost_in(part: Program, likelihood: bool, prior: bool, x: torch.Tensor) -> torch.Tensor:
+        assert isinstance(expected, SpreadExpectation)
+        run = run_of(part, x)
+        return -expected_of_part(part, run, expected, likelihood, prior and with_prior)
+
+    def whole(x: torch.Tensor) -> Evaluation:
         x = x.detach().requires_grad_(True)
         with torch.enable_grad():
             loss = lost(x)
@@ -176,13 +196,14 @@ def _search_rest(
             gradient = torch.zeros_like(x)
         return float(loss.detach()), gradient
 
+    function: Callable[[torch.Tensor], Evaluation] = whole
+    curvature = curvature_of(lost, len(chosen))
+    by_pass = isinstance(expected, SpreadExpectation) and not expected.suffices
+    if by_pass and isinstance(program, Sharded):
+        function = partial(evaluation_by_parts, program, lost_in)
+        curvature = hessians_of_parts(program, lost_in, len(chosen))
     best = minimise(
-        function,
-        flat[chosen],
-        max_iter=max_iter,
-        tol=tol,
-        curvature=curvature_of(lost, len(chosen)),
-        newton_iter=2,
+        function, flat[chosen], max_iter=max_iter, tol=tol, curvature=curvature, newton_iter=2
     )
     found = coordinates.constrain(flat.index_copy(0, chosen, best.x))
     return {**values, **{name: found[name].detach() for name in names}}

@@ -102,7 +102,8 @@ class NUTS(EngineOptions):
             raise OptionError(f"target_accept must lie in (0, 1), got {self.target_accept!r}")
 
     def check_available(self) -> None:
-        """Raise an `OptionError` if the backend is not installed."""
+        """Raise an `OptionError` if the device or the backend is not there."""
+        super().check_available()
         if self.backend == "nutpie":
             from likely.inference.engines.nutpie import require_nutpie
 

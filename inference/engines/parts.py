@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from likely.inference.coordinates import Coordinates
 from likely.inference.engines import expectation
-from likely.inference.engines.expectation import Expectation
-from likely.inference.errors import ProgramError
+from likely.inference.engines.expectation import Expectation, expected_log_density
 from likely.inference.inner import Statistics
 from likely.inference.monitor import Monitor
 from likely.inference.program import Program, Run, Values
@@ -19,7 +18,24 @@ from likely.inference.shards import Sharded
 
 Naturals = dict[str, Statistics]
 
-_USE_MLE = "; use MLE or MAP, whose gradients add over any parts"
+
+@dataclass(frozen=True, eq=False)
+class SpreadExpectation(Expectation):
+    """The E-step of `Shards`: what adds over parts, and the way back to the parts.
+
+    Attributes
+    ----------
+    suffices : bool
+        Whether the added statistics are all that an M-step needs. They are not where what they
+        multiply differs from part to part (features that are centred on each part's data, a prior
+        for each observation), nor where a site has no statistics.
+    of_part : callable
+        Maps a part to its own E-step, made again: responsibilities of all parts are as many as the
+        data, and are not kept.
+    """
+
+    suffices: bool = field(kw_only=True)
+    of_part: Callable[[Program], Expectation] = field(kw_only=True)
 
 
 def expect(
@@ -32,14 +48,8 @@ def expect(
 ) -> Expectation:
     """The E-step of all data: `likely.inference.engines.expectation.expect`, added over parts.
 
-    Log-likelihoods, counts and statistics add; the priors' share is counted once. What belongs to
-    single observations (responsibilities, weights) is not kept.
-
-    Raises
-    ------
-    ProgramError
-        If the statistics of parts cannot be added: what they multiply differs from part to part,
-        as features do that are centred on each part's data.
+    Log-likelihoods and counts add, and so do statistics that multiply the same numbers in all
+    parts; the priors' share is counted once. For `Shards` it is a `SpreadExpectation`.
     """
     if not isinstance(program, Sharded):
         return expectation.expect(program, values, tables, hard=hard, with_prior=with_prior)
@@ -47,28 +57,42 @@ def expect(
     def of(part: Program, prior: bool) -> Expectation:
         return expectation.expect(part, values, tables, hard=hard, with_prior=prior)
 
-    def own() -> Expectation:
-        reference = None if program.compared else _natural(program.head)
+    def own() -> tuple[Expectation, bool]:
+        reference = None if program.adds is not None else _natural(program.head)
+        adds = program.adds is not False
         total: Expectation | None = None
         # Priors that depend on a table take part in its counts, once over all processes.
         prior = with_prior and program.ranks.rank == 0
-        for number, (part, _) in enumerate(program.parts()):
+        for part, _ in program.parts():
             if reference is not None:
-                _require_same(reference, _natural(part), f"part {number}")
+                adds = adds and _same(reference, _natural(part))
             found = of(part, prior)
             prior = False
-            total = found if total is None else _added(total, found, f"part {number}")
+            if total is None:
+                total = replace(found, weights=[])
+            else:
+                adds = adds and _same(total.natural, found.natural)
+                total = _added(total, found, adds)
         if total is not None:
-            return total
+            return total, adds
         # A process without data knows the shapes, and adds nothing but, perhaps, the prior.
         found = of(program.head, False)
-        return _nothing(found, of(program.head, True) if prior else found)
+        return _nothing(found, of(program.head, True) if prior else found), adds
 
-    found = program.ranks.together(own)
-    if not program.compared:
-        _require_same_over_ranks(program)
-        program.compared = True
-    return _over_ranks(program, found)
+    found, adds = program.ranks.together(own)
+    adds = not program.ranks.any(not adds)
+    if program.adds is None:
+        adds = adds and _same_over_ranks(program)
+    program.adds = adds
+    total = _over_ranks(program, found if adds else replace(found, statistics={}))
+    inner = {latent.site for latent in program.sites.inner.values()}
+    return SpreadExpectation(
+        **vars(total),
+        suffices=adds and not program.sites.latents and inner >= program.sites.observed.keys(),
+        of_part=lambda part: expectation.expect(
+            part, values, frozenset(), hard=hard, with_prior=with_prior
+        ),
+    )
 
 
 def find_tables(
@@ -89,7 +113,7 @@ def find_tables(
     return frozenset(program.ranks.gathered(sorted(found))[0])
 
 
-def expected_of_parts(run: Run, expected: Expectation, with_prior: bool) -> torch.Tensor:
+def expected_of_statistics(run: Run, expected: Expectation, with_prior: bool) -> torch.Tensor:
     """Expected complete-data log-density from added statistics alone, without a pass over data.
 
     Parameters
@@ -97,36 +121,34 @@ def expected_of_parts(run: Run, expected: Expectation, with_prior: bool) -> torc
     run : Run
         A run of the first part at the values to judge, with ``apart``.
     expected : Expectation
-        The E-step of all parts.
+        The E-step of all parts, whose statistics suffice.
     with_prior : bool
         Add the priors of the unknowns.
-
-    Raises
-    ------
-    ProgramError
-        If an observed site would have to be looked at again, part by part.
     """
-    for factor in run.direct + run.enumerated:
-        if factor.role != "unknown" and factor.log_prob.requires_grad:
-            raise ProgramError(
-                f"site '{factor.name}' needs a numerical M-step that goes over the data, which EM "
-                "does not do for Shards: sum its latent out inside a distribution, write an m_step "
-                "of statistics" + _USE_MLE
-            )
     terms = [site.expected(expected.statistics[site.name]) for site in run.summed]
     if with_prior:
-        terms += [f.total() for f in run.direct + run.enumerated if f.role == "unknown"]
+        terms += [f.total() for f in run.direct if f.role == "unknown"]
     return torch.stack(terms).sum() if terms else expected.log_likelihood.new_zeros(())
 
 
-def require_statistics(program: Program) -> None:
-    """Raise a `ProgramError` if an ``m_step`` hook wants responsibilities of `Shards`."""
-    if isinstance(program, Sharded) and program.sites.latents:
-        raise ProgramError(
-            "the program has an m_step, which reads the responsibilities of "
-            f"{', '.join(map(repr, program.sites.latents))}; those of Shards are not kept"
-            + _USE_MLE
-        )
+def expected_of_part(
+    part: Program, run: Run, expected: SpreadExpectation, likelihood: bool, prior: bool
+) -> torch.Tensor:
+    """What one part adds to the expected complete-data log-density, from its data themselves.
+
+    Parameters
+    ----------
+    part, run : Program, Run
+        A part, and a run of it at the values to judge, with ``apart``.
+    expected : SpreadExpectation
+        The E-step of all parts.
+    likelihood, prior : bool
+        Whether the part's data count, and the priors of the unknowns.
+    """
+    if likelihood:
+        return expected_log_density(run, expected.of_part(part), prior)
+    terms = [f.total() for f in run.direct if f.role == "unknown" and prior]
+    return torch.stack(terms).sum() if terms else expected.log_likelihood.new_zeros(())
 
 
 def start(
@@ -149,11 +171,16 @@ def agreed(
     return program.agreed(work) if isinstance(program, Sharded) else work()
 
 
-def stops(program: Program, monitor: Monitor, objective: float, values: Values) -> bool:
+def stops(
+    program: Program,
+    monitor: Monitor,
+    objective: float,
+    values: Values | Callable[[], dict[str, torch.Tensor]],
+) -> bool:
     """`Monitor.step` at constrained values; where the monitor of one rank stops, all of them do."""
 
     def params() -> dict[str, torch.Tensor]:
-        return dict(values)
+        return values() if callable(values) else dict(values)
 
     if not isinstance(program, Sharded) or program.ranks.size == 1:
         return monitor.step(objective, params)
@@ -162,8 +189,7 @@ def stops(program: Program, monitor: Monitor, objective: float, values: Values) 
     return monitor.interrupted
 
 
-def _added(total: Expectation, more: Expectation, who: str) -> Expectation:
-    _require_same(total.natural, more.natural, who)
+def _added(total: Expectation, more: Expectation, adds: bool) -> Expectation:
     return replace(
         total,
         log_likelihood=total.log_likelihood + more.log_likelihood,
@@ -171,7 +197,9 @@ def _added(total: Expectation, more: Expectation, who: str) -> Expectation:
         statistics={
             site: {key: total.statistics[site][key] + s for key, s in found.items()}
             for site, found in more.statistics.items()
-        },
+        }
+        if adds
+        else {},
     )
 
 
@@ -227,41 +255,27 @@ def _natural(part: Program) -> dict[str, Statistics]:
         return {site.name: dict(site.fn.natural) for site in part.run(values, apart=True).summed}
 
 
-def _require_same(first: Naturals, other: Naturals, who: str) -> None:
-    """Raise a `ProgramError` unless statistics of two parts multiply the same numbers."""
-    for site, natural in first.items():
-        same = natural.keys() == other.get(site, {}).keys() and all(
-            torch.equal(value, other[site][key]) for key, value in natural.items()
-        )
-        if not same:
-            raise ProgramError(_not_added(site, who, "the first part"))
+def _same(first: Naturals, other: Naturals) -> bool:
+    """Whether statistics of two parts multiply the same numbers."""
+    return all(
+        natural.keys() == other.get(site, {}).keys()
+        and all(torch.equal(value, other[site][key]) for key, value in natural.items())
+        for site, natural in first.items()
+    )
 
 
-def _require_same_over_ranks(program: Sharded) -> None:
+def _same_over_ranks(program: Sharded) -> bool:
+    """Whether statistics of all ranks multiply the same numbers."""
     if program.ranks.size == 1:
-        return
+        return True
     own = _natural(program.head)
     keys = [(site, key) for site, natural in own.items() for key in natural]
-    shapes = [(key, tuple(own[key[0]][key[1]].shape)) for key in keys]
-    told = program.ranks.gathered(shapes)
-    for rank, other in enumerate(told):
-        if other != told[0]:
-            site = (other or told[0])[0][0][0]
-            raise ProgramError(_not_added(site, f"rank {rank}", "rank 0"))
+    shapes = program.ranks.gathered([(*key, tuple(own[key[0]][key[1]].shape)) for key in keys])
+    if any(other != shapes[0] for other in shapes):
+        return False
     reference = program.ranks.first([own[site][key] for site, key in keys])
-    different = [
-        site
+    different = any(
+        not torch.equal(own[site][key], value)
         for (site, key), value in zip(keys, reference, strict=True)
-        if not torch.equal(own[site][key], value)
-    ]
-    for rank, sites in enumerate(program.ranks.gathered(different)):
-        if sites:
-            raise ProgramError(_not_added(sites[0], f"rank {rank}", "rank 0"))
-
-
-def _not_added(site: str, who: str, reference: str) -> str:
-    return (
-        f"the expected statistics of site '{site}' cannot be added over parts: what they multiply "
-        f"is another in {who} than in {reference}, because it depends on the data (features that "
-        "are centred on them, a prior for each observation)" + _USE_MLE
     )
+    return not program.ranks.any(different)

@@ -15,7 +15,7 @@ from pyro.distributions import constraints
 from likely.inference.engines.boundary import base_constraint
 from likely.inference.errors import ConvergenceWarning, DegenerateWarning, NonFiniteError
 from likely.inference.fit import Fit
-from likely.inference.program import Program, Values
+from likely.inference.program import Density, Program, Values
 from likely.inference.quantities import deterministics
 
 
@@ -64,6 +64,8 @@ class Result:
         Why it did not converge, for the warning.
     sample_stats, diagnostics : dict
         As in `Fit`.
+    density : Density or None
+        At ``params``, where it is known.
     """
 
     params: Values
@@ -74,6 +76,7 @@ class Result:
     reason: str = ""
     sample_stats: Mapping[str, torch.Tensor] = field(default_factory=dict)
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    density: Density | None = None
 
     @classmethod
     def from_found(
@@ -112,7 +115,7 @@ def finish(
     draws = result.draws
     values = {name: value.detach() for name, value in result.params.items()}
     with torch.no_grad():
-        density = program.density(values)
+        density = result.density or program.density(values)
         extra = deterministics(program, values)
         likelihood = float(density.log_likelihood)
         if likelihood != likelihood or likelihood == float("inf"):

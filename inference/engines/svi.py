@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from pyro import infer
 from pyro.optim import PyroOptim
 
 from likely.inference.coordinates import Coordinates, require_finite
+from likely.inference.engines import parts
 from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.batches import Batches
 from likely.inference.engines.checks import check_choice, check_int, check_positive
@@ -23,12 +24,20 @@ from likely.inference.engines.guides import (
     bind,
     check_support,
     remember,
+    unmoved,
+)
+from likely.inference.engines.lockstep import (
+    agree_on_noise,
+    agree_on_parameters,
+    check_guide,
+    log_joints,
 )
 from likely.inference.engines.parameters import Copies
 from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.handlers import set_seed
 from likely.inference.program import PROGRAM_FAULTS, Program
+from likely.inference.shards import Sharded, has_shards
 
 # Above this the importance ratios have no finite variance (Vehtari et al. 2024).
 KHAT_LIMIT = 0.7
@@ -88,6 +97,7 @@ class SVI(SearchOptions):
     """
 
     name: ClassVar[str] = "svi"
+    takes_shards: ClassVar[bool] = True
 
     max_iter: int = 3000
     guide: str | Callable[..., Any] = "normal"
@@ -113,9 +123,22 @@ class SVI(SearchOptions):
                 f"optimizer must be a pyro.optim optimiser, got {type(self.optimizer).__name__}"
             )
 
+    def read(
+        self, program: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Program:
+        """The program with its arguments, one of which may be `Shards`."""
+        if self.batch_size is not None and has_shards(args, kwargs):
+            raise OptionError(
+                f"batch_size={self.batch_size} is for data in memory, and Shards are gone through "
+                "as a whole in every step; leave batch_size out"
+            )
+        return super().read(program, args, kwargs)
+
     def _fit(self, program: Program, coordinates: Coordinates) -> Result:
         from likely.inference.diagnostics.backend import psis_khat
 
+        if isinstance(program, Sharded):
+            coordinates = Coordinates(program.head)
         found = self.best_of(
             lambda attempt: self._search(program, coordinates, attempt), program.device
         )
@@ -138,7 +161,8 @@ class SVI(SearchOptions):
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         pyro.get_param_store().clear()
-        values = coordinates.start(self.start_values(program), attempt)
+        with unmoved(program)():
+            values = parts.start(program, coordinates, self.start_values(program), attempt)
         inside = coordinates.constrain(coordinates.unconstrain(values, edge=3.0))
         own = Copies.of_program(program, inside)
         batches = Batches(program, self.batch_size) if self.batch_size is not None else None
@@ -146,6 +170,9 @@ class SVI(SearchOptions):
         if plate is not None and program.sites.plates[plate].size == self.batch_size:
             batches = plate = None  # all data in their own order
         guide = bind(self.guide, program, inside, own, plate)
+        check_guide(program, guide, self.seed)
+        agree_on_parameters(program)
+        agree_on_noise(program)
 
         def loss(*_: Any) -> float:
             indices = batches.draw() if batches is not None else None
@@ -170,8 +197,9 @@ class SVI(SearchOptions):
                     raise self._blame(error, iteration, plate) from error
                 drift.step(iteration)
                 require_finite(bound, "the ELBO", iteration)
-                if monitor.step(bound, lambda: guide.median() | own.frozen()):
+                if parts.stops(program, monitor, bound, lambda: guide.median() | own.frozen()):
                     break
+        agree_on_parameters(program)
         set_seed(self.seed, program.device)
         with torch.no_grad():
             parameters = own.frozen()
@@ -217,15 +245,14 @@ class SVI(SearchOptions):
         """Draws [1, draw, *shape] from the guide, and their log importance ratios [draw]."""
         names = [n for n, u in program.sites.unknowns.items() if not u.is_param]
         rows: list[dict[str, torch.Tensor]] = []
-        ratios = []
+        log_q = []
         for _ in range(self.draws):
             trace = guide.trace()
             row = {name: trace.nodes[name]["value"] for name in names}
             for name, value in row.items():
                 check_support(name, program.sites.unknowns[name], value)
-            density = program.density(row | parameters)
-            log_q = float(trace.log_prob_sum())
-            ratios.append(float(density.log_likelihood + density.log_prior) - log_q)
+            log_q.append(float(trace.log_prob_sum()))
             rows.append(row)
+        log_p = log_joints(program, [row | parameters for row in rows])
         draws = {name: torch.stack([row[name] for row in rows])[None] for name in names}
-        return draws, torch.tensor(ratios, dtype=torch.float64)
+        return draws, log_p - torch.tensor(log_q, dtype=torch.float64)

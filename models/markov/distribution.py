@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from likely.envs import DataError
 from likely.models._logarithms import safe_log
 from likely.models._loglinear import Features
+from likely.models._shapes import broadcast_shapes
 from likely.models.markov import kernels
 from likely.models.markov._emission import Steps
 from likely.models.markov._packing import Packing
@@ -105,7 +106,7 @@ class HiddenMarkovChains(TorchDistribution):
             "transition": safe_log(transition),
             "emission": emission,
         }
-        self._outside = torch.broadcast_shapes(
+        self._outside = broadcast_shapes(
             initial.shape[:-1], transition.shape[:-2], emission.shape[:-2]
         )
         batch_shape = self._outside + (packing.n_sequences,)
@@ -152,10 +153,10 @@ class HiddenMarkovChains(TorchDistribution):
         if lead.numel() == 1:
             density = self.evidence(value.reshape(self.event_shape), self.natural)
         else:  # several sets of sequences, as drawn with a sample shape
-            lead = torch.broadcast_shapes(lead, self._outside)
+            lead = broadcast_shapes(lead, self._outside)
             values = value.squeeze(-3).expand(lead + self.event_shape)
             density = _each(self._evidence, lead, self.natural, values, 2)
-        shape = torch.broadcast_shapes(density.shape, self.batch_shape)
+        shape = broadcast_shapes(density.shape, self.batch_shape)
         return density if density.shape == shape else density.expand(shape)
 
     def evidence(self, value: Tensor, natural: Mapping[str, Tensor], hard: bool = False) -> Tensor:
