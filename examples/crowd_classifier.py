@@ -23,6 +23,7 @@ from _figures import COLOURS, canvas, output_folder, save
 from pyro import poutine
 
 from likely.inference import EM, MAP
+from likely.inference.diagnostics.style import MARKERS
 from likely.models import (
     Annotations,
     DawidSkene,
@@ -140,23 +141,35 @@ def on_labelme(folder):
 
 def draw(simulated, labelme, folder):
     """Accuracy against the number of labels; and on the photographs."""
-    figure, axes = canvas(1 if labelme is None else 2)
-    colours = dict(zip(METHODS, COLOURS, strict=False))
-    for name in METHODS:
-        axes[0].plot(PER_TASK, simulated.loc[name], marker="o", color=colours[name], label=name)
+    figure, axes = canvas(1 if labelme is None else 2, height=4.2)
+    for number, name in enumerate(METHODS):
+        # Two methods all but coincide: open markers and dashes let the lower one be seen.
+        axes[0].plot(
+            PER_TASK,
+            simulated.loc[name],
+            "--" if number == 1 else "-",
+            marker=MARKERS[number],
+            mfc="none",
+            color=COLOURS[number],
+            label=name,
+        )
     axes[0].set(xlabel="labels a task", ylabel="accuracy on new tasks", title="Simulated crowds")
     axes[0].set_xticks(PER_TASK)
-    if labelme is None:  # else the bars beside it have the names
-        axes[0].set_ylim(simulated.to_numpy().min() - 0.3, None)
-        axes[0].legend(frameon=False, loc="lower right")
     if labelme is not None:
         names = list(labelme)
-        heights = [np.mean(labelme[name]) for name in names]
-        bars = [colours.get(name, "0.7") for name in names]
-        axes[1].barh(names[::-1], heights[::-1], color=bars[::-1])
-        for place, height in enumerate(heights[::-1]):
-            axes[1].text(height - 0.005, place, f"{height:.3f}", va="center", ha="right", color="w")
-        axes[1].set(xlim=(0.6, 1.0), xlabel="accuracy on test pictures", title="LabelMe")
+        for place, name in enumerate(names):
+            mean = np.mean(labelme[name])
+            known = METHODS.index(name) if name in METHODS else None
+            look = ("0.3", "*") if known is None else (COLOURS[known], MARKERS[known])
+            axes[1].plot(mean, place, color=look[0], marker=look[1], mfc="none", ls="none", ms=8)
+            axes[1].annotate(
+                f"{mean:.3f}", (mean, place), (9, 0), textcoords="offset points", va="center"
+            )
+        axes[1].set_yticks(range(len(names)), names)
+        axes[1].set(xlim=(0.78, 0.97), ylim=(len(names) - 0.5, -0.5))
+        axes[1].set(xlabel="accuracy on test pictures", title="LabelMe")
+        axes[1].grid(axis="y", lw=0.4, alpha=0.5)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     save(figure, folder, "crowd_classifier")
 
 

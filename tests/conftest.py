@@ -20,9 +20,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from gymnasium.spaces import Box
 from pyro import poutine
 from pyro.ops.indexing import Vindex
 
+from likely.envs import Trajectories
 from likely.inference import EM, MAP, MLE, NUTS, SVI, Fit, Laplace
 from likely.models import (
     GLAD,
@@ -34,17 +36,21 @@ from likely.models import (
     FeatureDependentCrowd,
     GaussianMixture,
     GaussianModel,
+    GaussianPolicy,
     HiddenMarkovModel,
     HierarchicalDawidSkene,
     LearningFromCrowds,
     LinearRegression,
     LogisticRegression,
     Mixture,
+    MixturePolicy,
     NaiveBayes,
     PoissonModel,
     PoissonRegression,
     Sequences,
     SoftmaxRegression,
+    TabularPolicy,
+    TrajectoryModel,
 )
 
 Values = dict[str, torch.Tensor]
@@ -361,6 +367,30 @@ def described_crowd(tasks: int, annotators: int, classes: int) -> Callable[[], t
     return design
 
 
+def wandering(episodes: int, states: int) -> Callable[[], tuple[Trajectories]]:
+    """Episodes of one to nine steps through random states, of which two actions are asked."""
+
+    def design() -> tuple[Trajectories]:
+        lengths = torch.arange(episodes) % 9 + 1
+        seen = torch.randint(0, states, (int(lengths.sum()) + episodes,))
+        spaces = {"state_space": states, "action_space": 2}
+        return (Trajectories.from_arrays(seen, None, lengths=lengths, **spaces),)
+
+    return design
+
+
+def drifting(episodes: int) -> Callable[[], tuple[Trajectories]]:
+    """Episodes of three to seven steps on a line, whose actions are numbers on it."""
+
+    def design() -> tuple[Trajectories]:
+        lengths = torch.arange(episodes) % 5 + 3
+        seen = torch.randn(int(lengths.sum()) + episodes, 1)
+        line = Box(-torch.inf, torch.inf, (1,))
+        return (Trajectories.from_arrays(seen, None, lengths=lengths, action_space=line),)
+
+    return design
+
+
 # A traced density takes half the time of a step where the program is large.
 TRACED = {"nuts": {"jit": True}}
 TRACED_SHORT = {"nuts": {"jit": True, "draws": 100}}
@@ -618,6 +648,31 @@ CONFIGS = [
         order={"locs": 0, "scales": 0, "initial": 0, "transition": (0, 1)},
         latents=True,
         options=TRACED_SHORT,
+    ),
+    Config(
+        name="tabular-policy",
+        program=TrajectoryModel(TabularPolicy(3, 2)),
+        truth={"policy": [[0.2, 0.8], [0.5, 0.5], [0.7, 0.3]]},
+        design=wandering(60, 3),
+        bind=lambda actions, trajectories: (trajectories.with_actions(actions),),
+        plate="step",
+        options=TRACED_SHORT,
+    ),
+    Config(
+        name="mixture-policy",
+        program=TrajectoryModel(MixturePolicy(GaussianPolicy(1), 2, per="episode")),
+        truth={
+            "mode_weights": [0.4, 0.6],
+            "intercept": [[-1.0], [1.5]],
+            "coefficients": [[[0.8]], [[-0.5]]],
+            "scale": [[0.7], [0.5]],
+        },
+        design=drifting(50),
+        bind=lambda actions, trajectories: (trajectories.with_actions(actions),),
+        plate="episode",
+        order={"intercept": 0, "mode_weights": 0, "coefficients": 0, "scale": 0},
+        latents=True,
+        options=TRACED,
     ),
     Config(
         name="two-bells",
