@@ -54,8 +54,7 @@ def state_occupancy(mdp: TabularMDP, policy: Any, *, normalized: bool = False) -
     """
     table = as_policy(mdp, policy)
     check_ends(mdp, table, mdp.discount)
-    start = mdp.initial * mdp.alive if mdp.discount == 1 else mdp.initial
-    visits = mdp.kernel.solve(table, start, mdp.discount, transposed=True)
+    visits = mdp.kernel.solve(table, mdp.initial, mdp.discount, transposed=True)
     if mdp.sink is not None:
         # The kernel enters the sink once; from then on every step is a visit.
         stay = 0.0 if mdp.discount == 1 else 1 / (1 - mdp.discount)

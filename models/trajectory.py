@@ -155,23 +155,22 @@ class TrajectoryModel:
 
     def _rows(self, data: Trajectories, sites: Sites, counts: _Counts) -> Tensor:
         """All steps side by side."""
-        device, e, n = str(data.states.device), len(data), data.n_steps
-        if self.dynamics is not None and self.state_marginal is not None:
-            with pyro.plate("episode", e, device=device) as index:
-                rows = plate_rows(index, e, data.states.device)
-                with _weighed(counts.episode, rows, counts.signed):
-                    first = self.state_marginal.distribution(sites)
-                    pyro.sample("first_state", first, obs=data.first_states[rows])
-        policy = self.policy
+        device, policy = str(data.states.device), self.policy
         whole = isinstance(policy, MixturePolicy) and policy.per == "episode"
-        mode = None
-        actions = data.actions
-        if whole and actions is not None:
-            actions = self._episodes(data, sites, counts)
-        elif whole:
-            with pyro.plate("episode", e, device=device):
-                mode = pyro.sample("mode", dist.Categorical(sites["mode_weights"]))
-                mode = mode[..., data.episode]
+        starts = self.dynamics is not None and self.state_marginal is not None
+        mode, actions, n = None, data.actions, data.n_steps
+        if whole or starts:
+            with pyro.plate("episode", len(data), device=device) as index:
+                rows = plate_rows(index, len(data), data.states.device)
+                if starts and self.state_marginal is not None:
+                    first = self.state_marginal.distribution(sites)
+                    with _weighed(counts.episode, rows, counts.signed):
+                        pyro.sample("first_state", first, obs=data.first_states[rows])
+                if whole and actions is not None:
+                    self._observe_episodes(data, sites, counts, rows)
+                elif whole:
+                    mode = pyro.sample("mode", dist.Categorical(sites["mode_weights"]))
+                    mode = mode[..., data.episode]
         if whole and actions is not None and self.dynamics is None and self.state_marginal is None:
             return actions
         with pyro.plate("step", n, device=device) as index:
@@ -203,56 +202,55 @@ class TrajectoryModel:
         found: Tensor = pyro.sample("action", fn, obs=actions)
         return found
 
-    def _episodes(self, data: Trajectories, sites: Sites, counts: _Counts) -> Tensor:
+    def _observe_episodes(
+        self, data: Trajectories, sites: Sites, counts: _Counts, rows: Tensor | slice
+    ) -> None:
         """Observe all actions of each episode at once, their mode summed out."""
         assert isinstance(self.policy, MixturePolicy)
-        n, each = len(data), counts.step if counts.by_step else None
-        with pyro.plate("episode", n, device=str(data.states.device)) as index:
-            rows = plate_rows(index, n, data.states.device)
-            part = data
-            if isinstance(rows, Tensor):
-                if each is not None:
-                    each = each[ranges(data.starts[rows], data.lengths[rows])]
-                part = data[rows]
-            fn = self.policy.summed(sites, part.step_states, part.episode, each, part.actions)
-            outside = None if counts.by_step else counts.episode
-            with _weighed(outside, rows, counts.signed):
-                pyro.sample("action", fn, obs=part.actions)
-        assert data.actions is not None
-        return data.actions
+        part, each = data, counts.step if counts.by_step else None
+        if isinstance(rows, Tensor):
+            if each is not None:
+                each = each[ranges(data.starts[rows], data.lengths[rows])]
+            part = data[rows]
+        fn = self.policy.summed(sites, part.step_states, part.episode, each, part.actions)
+        outside = None if counts.by_step else counts.episode
+        with _weighed(outside, rows, counts.signed):
+            pyro.sample("action", fn, obs=part.actions)
 
     def _blocks(self, data: Trajectories, sites: Sites, counts: _Counts) -> Tensor:
         """Episodes below each other, masked where they have ended."""
         device, block = data.states.device, data.padded()
         longest = block.mask.shape[1]
-        by_step = None
-        if counts.step is not None:
+        by_step = by_episode = None
+        if counts.by_step and counts.step is not None:
             by_step = counts.step.new_zeros(block.mask.shape)
             by_step[block.mask] = counts.step
-        by_episode = None if counts.episode is None else counts.episode.unsqueeze(-1)
-        policy = self.policy
-        with pyro.plate("episode", len(data), dim=-2, device=str(device)) as index:
+        elif counts.episode is not None:
+            by_episode = counts.episode.unsqueeze(-1)
+        episode = pyro.plate("episode", len(data), dim=-2, device=str(device))
+        step = pyro.plate("step", longest, dim=-1, device=str(device))
+        policy, mode = self.policy, None
+        with episode as index:
             rows = plate_rows(index, len(data), device)
-            mode = None
+            mask: Any = block.mask[rows]
+            # One weight around all that an episode's mode touches, so that it can be summed out.
             with _weighed(by_episode, rows, counts.signed):
                 if self.dynamics is not None and self.state_marginal is not None:
                     first = block.states[rows][:, :1]
                     pyro.sample("first_state", self.state_marginal.distribution(sites), obs=first)
                 if isinstance(policy, MixturePolicy) and policy.per == "episode":
                     mode = pyro.sample("mode", dist.Categorical(sites["mode_weights"]))
-            plate = pyro.plate("step", longest, dim=-1, device=str(device))
-            mask: Any = block.mask[rows]
-            with plate, poutine.mask(mask=mask), _weighed(by_step, rows, counts.signed):
-                states = block.states[rows][:, :-1]
-                if self.state_marginal is not None and self.dynamics is None:
-                    pyro.sample("state", self.state_marginal.distribution(sites), obs=states)
-                given = None if block.actions is None else block.actions[rows]
-                if isinstance(policy, MixturePolicy) and mode is None:
-                    mode = pyro.sample("mode", dist.Categorical(sites["mode_weights"]))
-                given = self._act(sites, states, given, mode)
-                if self.dynamics is not None:
-                    after = self.dynamics.distribution(sites, states, given)
-                    pyro.sample("next_state", after, obs=block.states[rows][:, 1:])
+                with step, poutine.mask(mask=mask), _weighed(by_step, rows, counts.signed):
+                    states = block.states[rows][:, :-1]
+                    if self.state_marginal is not None and self.dynamics is None:
+                        pyro.sample("state", self.state_marginal.distribution(sites), obs=states)
+                    given = None if block.actions is None else block.actions[rows]
+                    if isinstance(policy, MixturePolicy) and mode is None:
+                        mode = pyro.sample("mode", dist.Categorical(sites["mode_weights"]))
+                    given = self._act(sites, states, given, mode)
+                    if self.dynamics is not None:
+                        after = self.dynamics.distribution(sites, states, given)
+                        pyro.sample("next_state", after, obs=block.states[rows][:, 1:])
         return given[mask] if data.actions is None else data.actions
 
     # -- hooks -------------------------------------------------------------------------------

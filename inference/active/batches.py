@@ -203,7 +203,8 @@ def batch_bald(
         if distinct:
             scores[chosen] = -torch.inf
         chosen.append(_first_best(scores, scale=state.entropy))
-        found.append(scores[chosen[-1]])
+        # A view would keep all scores of all steps.
+        found.append(scores[chosen[-1]].clone())
     return Batch(torch.tensor(chosen, device=probs.device), torch.stack(found))
 
 

@@ -120,9 +120,10 @@ def conditional_entropies(state: Configurations, probs: Tensor, budget: int) -> 
     """
     draws, size, classes = probs.shape
     favour, dtype = state.favour, state.favour.dtype
-    left = budget - favour.numel() * dtype.itemsize
-    # Two numbers for each class, and the point's own.
-    least = dtype.itemsize * classes * (draws + 2)
+    # Weights and origins are eight bytes at most.
+    left = budget - favour.numel() * dtype.itemsize - 16 * len(favour)
+    # Two numbers for each class, the point's own, and sums.
+    least = dtype.itemsize * classes * (draws + 4)
     floats = min(left, max(least, room_of(probs.device))) // dtype.itemsize
     rows, columns = _block(floats, draws, classes, len(favour), size)
     product, logs = (favour.new_empty(rows * columns * classes) for _ in range(2))
@@ -256,10 +257,10 @@ def _drawn(state: Configurations, new: Tensor, source: torch.Generator) -> Confi
 def _block(floats: int, draws: int, classes: int, rows: int, columns: int) -> tuple[int, int]:
     """Configurations and points of one product: two results of these, and the points' own."""
     points = max(1, min(columns, int((floats / 2) ** 0.5) // (2 * classes)))
-    left = floats - draws * points * classes
+    left = floats - (draws + 2) * points * classes
     each = 2 * points * classes
     if left < each:
-        points, left, each = 1, floats - draws * classes, 2 * classes
+        points, left, each = 1, floats - (draws + 2) * classes, 2 * classes
     if left < each:
         raise OptionError(
             f"budget is too small for one point of {draws} draws and {classes} classes: it holds "

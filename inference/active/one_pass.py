@@ -106,9 +106,9 @@ def naive_bayes_error_reduction(
     _check_program(program)
     x, labels, pool = as_labelled(x, labels, pool)
     index = as_candidates(candidates, pool)
-    _check_rows(program, x, labels, pool)
-    now = statistics(program, x, labels)
     check_int("budget", budget, 1)
+    _check_rows(program, x, labels, pool, budget)
+    now = statistics(program, x, labels)
     side = _side(budget, pool.shape[1], program.n_classes)
 
     total = now.sums.new_zeros(())
@@ -225,7 +225,7 @@ def _check_program(program: Any) -> None:
         )
 
 
-def _check_rows(program: NaiveBayes, x: Tensor, labels: Tensor, pool: Tensor) -> None:
+def _check_rows(program: NaiveBayes, x: Tensor, labels: Tensor, pool: Tensor, budget: int) -> None:
     if x.dim() != 2 or not x.shape[1]:
         raise DataError(f"x must be [rows, features], got shape {tuple(x.shape)}")
     if len(labels) and int(labels.max()) >= program.n_classes:
@@ -234,7 +234,8 @@ def _check_rows(program: NaiveBayes, x: Tensor, labels: Tensor, pool: Tensor) ->
         )
     for name, rows in (("x", x), ("pool", pool)):
         binary = program.likelihood == "bernoulli"
-        for part in rows.split(max(1, CACHE // (8 * rows.shape[1]))):
+        # Two copies and some masks.
+        for part in rows.split(max(1, min(budget, CACHE) // (24 * rows.shape[1]))):
             valid = (part == 0) | (part == 1) if binary else (part >= 0) & (part == part.floor())
             if not bool((valid & part.isfinite()).all()):
                 raise DataError(f"{name} must hold {'0 or 1' if binary else 'counts 0, 1, 2, ...'}")

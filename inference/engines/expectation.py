@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pyro.distributions import Dirichlet
 
+from likely.inference.coordinates import Coordinates
 from likely.inference.engines.boundary import is_simplex
 from likely.inference.errors import ProgramError
 from likely.inference.factors import apply_scale, as_packed, dims_of, marginals
@@ -20,6 +21,9 @@ from likely.inference.inner import Statistics
 from likely.inference.program import Program, Run, Values
 from likely.inference.quantities import responsibilities
 from likely.inference.tables import Table
+
+# How far from a start, in unconstrained coordinates, a table is tested.
+_OFF = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,9 +262,10 @@ def find_tables(
 ) -> frozenset[str]:
     """Which simplex sites really are tables of category probabilities.
 
-    A table enters the expected complete-data log-density only as Σ n log π. That is tested: counts
-    are not negative, and moving a table changes the density by Σ n Δlog π exactly. A site that
-    fails (a simplex used as mixing proportions in a mean, say) gets a numerical M-step.
+    A table enters the expected complete-data log-density only as Σ n log π, whatever the values of
+    the other unknowns. That is tested: counts are not negative, and with all the others elsewhere,
+    moving a table changes the density by Σ n Δlog π exactly. A site that fails (a simplex used as
+    mixing proportions in a mean, say) gets a numerical M-step.
 
     Parameters
     ----------
@@ -278,20 +283,46 @@ def find_tables(
     found = expected
     if found is None:
         found = expect(program, values, candidates, hard=hard, with_prior=with_prior)
-    base = _expected_at(program, values, found, with_prior, candidates)
+    elsewhere = _elsewhere(program, values, found.counts)
+    base = _expected_at(program, elsewhere, found, with_prior, candidates)
+    if not bool(torch.isfinite(base)):
+        elsewhere = {**values, **{name: elsewhere[name] for name in candidates}}
+        base = _expected_at(program, elsewhere, found, with_prior, candidates)
     tables = set()
     for name in candidates:
-        counts, table = found.counts[name], values[name]
+        counts, table, moved = found.counts[name], values[name], elsewhere[name]
         if bool((counts < -1e-9 * counts.abs().max().clamp_min(1.0)).any()):
             continue
-        # Half way to the new table, so that no cell falls to zero in the test.
-        moved = 0.5 * table + 0.5 * normalise(counts, table, None)
-        change = torch.where(counts > 0, counts * (moved.log() - table.log()), 0.0).sum()
-        there = _expected_at(program, {**values, name: moved}, found, with_prior, candidates)
+        change = torch.where(counts > 0, counts * (table.log() - moved.log()), 0.0).sum()
+        there = _expected_at(program, {**elsewhere, name: table}, found, with_prior, candidates)
         error = abs(float(there - base - change))
         if error <= 1e-7 * max(1.0, abs(float(base)), float(counts.sum())):
             tables.add(name)
     return frozenset(tables)
+
+
+def _elsewhere(program: Program, values: Values, counts: Values) -> dict[str, torch.Tensor]:
+    """Values with every unknown a little off, and candidate tables on their way to new ones.
+
+    A start may be a special point: a table in a sum with a deviation of zero looks like one that
+    is used alone. The noise is always the same, and leaves the session's random state alone.
+    """
+    source = torch.Generator().manual_seed(0)
+    coordinates = Coordinates(program)
+
+    def noise(like: torch.Tensor) -> torch.Tensor:
+        drawn = torch.randn(like.shape, generator=source, dtype=torch.float64)
+        return drawn.to(dtype=like.dtype, device=like.device)
+
+    found = dict(values)
+    if values.keys() != counts.keys():
+        flat = coordinates.unconstrain(values)
+        found |= coordinates.constrain(flat + _OFF * noise(flat))
+    for name, own in counts.items():
+        # Half of the table stays, so that no cell falls to zero in the test.
+        rest = normalise(own, values[name], None) + noise(own).softmax(-1)
+        found[name] = 0.5 * values[name] + 0.25 * rest
+    return found
 
 
 def _expected_at(

@@ -206,7 +206,7 @@ def _added(total: Expectation, more: Expectation, adds: bool) -> Expectation:
 def _nothing(without: Expectation, with_prior: Expectation) -> Expectation:
     """An expectation of no data, from two of the same data: without and with the prior."""
     return replace(
-        without,
+        with_prior,
         log_likelihood=torch.zeros_like(without.log_likelihood),
         counts={n: with_prior.counts[n] - counts for n, counts in without.counts.items()},
         statistics={

@@ -157,9 +157,10 @@ def test_passing_is_rewarded_at_the_width_itself() -> None:
     mdp = fork_mdp(4, tree_half_width=0.75)
     at = [float(mdp.reward[i]) for i, s in enumerate(mdp.states[:-1]) if s == (4, 0.75)]
     assert at == [1.0]
-    env = Fork(4, start_noise=0.0)
+    # Eight tenths, added up, are a little less than 0.8.
+    env = Fork(10, tree_half_width=0.8, start_noise=0.0)
     env.reset(seed=0)
-    for steering in (1.0, 1.0, 1.0, 0.0):
+    for steering in (1.0,) * 8 + (0.0,) * 2:
         *_, info = env.step(np.array([steering]))
     assert not info["crashed"]
 

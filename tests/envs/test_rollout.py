@@ -117,9 +117,7 @@ def test_a_policy_may_use_numbers_of_its_rows_alone() -> None:
     rows = EpisodeRandom([np.random.default_rng(i) for i in range(3)], np.zeros(3))
     alone = EpisodeRandom([np.random.default_rng(2)], np.zeros(1))
     for draw in ("random", "standard_normal"):
-        np.testing.assert_array_equal(
-            getattr(rows, draw)((3, 2))[2:], getattr(alone, draw)((1, 2))
-        )
+        np.testing.assert_array_equal(getattr(rows, draw)((3, 2))[2:], getattr(alone, draw)((1, 2)))
     np.testing.assert_array_equal(rows.integers(10, size=3)[2:], alone.integers(10, size=1))
     with pytest.raises(DataError, match="expected 3 rows"):
         rows.random(2)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from likely.envs import DataError, TabularMDP, fork_mdp, rollout_tabular
+from likely.envs.rollout_tabular import _Rows
 
 Make = Callable[..., TabularMDP]
 MakePolicy = Callable[..., torch.Tensor]
@@ -91,6 +92,16 @@ def test_moves_without_probability_never_happen() -> None:
     states = rollout_tabular(mdp, torch.ones(3, 1), 500, 60).states
     moves = torch.stack([states[:, :-1].ravel(), states[:, 1:].ravel()], 1).unique(dim=0)
     assert moves.tolist() == [[0, 1], [1, 0], [1, 2], [2, 0]]
+
+
+def test_extreme_uniform_numbers_stay_within_their_row() -> None:
+    table = torch.rand(100_000, 3, generator=torch.Generator().manual_seed(0)).double()
+    table[:, 0] = 0
+    rows = _Rows.dense(table / table.sum(-1, keepdim=True))
+    every = torch.arange(100_000)
+    lowest, highest = torch.zeros(100_000).double(), torch.full((100_000,), 1 - 2**-53).double()
+    assert rows.draw(every, lowest).tolist() == [1] * 100_000
+    assert rows.draw(every, highest).tolist() == [2] * 100_000
 
 
 def test_the_seed_decides(random_mdp: Make, random_policy: MakePolicy) -> None:

@@ -168,6 +168,7 @@ def test_an_action_that_the_prior_forbids_has_no_derivative(
     assert bool(torch.isfinite(by_prior).all())
     assert by_reward[0, 1] == 0
     assert bool((by_reward[-1] == 0).all())
+    assert bool((by_prior[-1] == 0).all())
 
 
 def test_the_derivative_does_not_depend_on_the_search(random_mdp: Make) -> None:

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from likely.envs import DataError, Trajectories, absorbed
+from likely.envs import DataError, Trajectories
 
 
 def random_trajectories(lengths: list[int], seed: int = 0, box: bool = False) -> Trajectories:
@@ -101,9 +101,7 @@ def test_rows_belong_to_their_episode_and_step(lengths: list[int], box: bool, se
 
 @settings(max_examples=30, deadline=None)
 @given(LENGTHS, st.booleans(), st.integers(0, 1000))
-def test_blocks_hold_the_rows_and_zeros_elsewhere(
-    lengths: list[int], box: bool, seed: int
-) -> None:
+def test_blocks_hold_the_rows_and_zeros_elsewhere(lengths: list[int], box: bool, seed: int) -> None:
     data = random_trajectories(lengths, seed, box)
     block = data.padded()
     assert block.actions is not None
@@ -335,40 +333,10 @@ def test_actions_must_lie_in_their_box() -> None:
         Trajectories.from_arrays([[0, 1, 1]], [[[0.7, -1.0], [0.0, 1.01]]], action_space=box)
 
 
-# -- one length for all ----------------------------------------------------------------------------
-
-
-def test_ended_episodes_go_on_in_a_state_of_their_own() -> None:
-    data = Trajectories.from_arrays(
-        [[0, 1], [0, 1, 0], [0, 0, 0, 0, 0]],
-        [[1], [0, 1], [0, 0, 1, 0]],
-        [[1.0], [2.0, 3.0], [4.0, 5.0, 6.0, 7.0]],
-        terminated=[True, False, True],
-        truncated=[False, True, False],
-    )
-    found = absorbed(data, 3, action=1)
-    assert found.lengths.tolist() == [3, 2, 3]
-    assert [part.states.tolist() for part in found] == [[0, 1, 2, 2], [0, 1, 0], [0, 0, 0, 0]]
-    assert found.actions is not None
-    assert found.actions.tolist() == [1, 1, 1, 0, 1, 0, 0, 1]
-    assert found.returns().tolist() == [1.0, 5.0, 15.0]
-    assert found.state_space == Discrete(3)
-    assert not found.terminated.any()
-    assert found.truncated.all()
-
-
-def test_absorbing_vectors_have_a_mark() -> None:
-    data = Trajectories.from_arrays([[[0.5], [1.5]]], [[0]], terminated=True)
-    found = absorbed(data, 2)
-    assert found.states.tolist() == [[0.5, 0.0], [1.5, 0.0], [0.0, 1.0]]
-    assert found.rewards is None
-    with pytest.raises(DataError, match="horizon"):
-        absorbed(data, 0)
-
-
 # -- Minari ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
 @pytest.mark.parametrize("box", [True, False])
 def test_a_minari_data_set_keeps_the_trajectories(
     box: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -377,8 +345,7 @@ def test_a_minari_data_set_keeps_the_trajectories(
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     data = random_trajectories([3, 1, 4], box=box)
     data = Trajectories(**{**vars_of(data), "truncated": ~data.terminated})
-    with pytest.warns(UserWarning, match="env"):
-        data.to_minari("tests/random-v0", description="random numbers")
+    data.to_minari("tests/random-v0", description="random numbers")
     assert same(Trajectories.from_minari("tests/random-v0"), data)
     with pytest.raises(DataError, match="cannot be loaded"):
         Trajectories.from_minari("tests/absent-v0")

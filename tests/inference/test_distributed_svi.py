@@ -115,6 +115,7 @@ distributed.barrier()
 quick = distributed.new_group(timeout=timedelta(seconds=4))
 EDGES = {2: [[(0, 20), (20, 27)], [(27, 60)]], 3: [[], [(0, 31)], [(31, 40), (40, 60)]]}
 found = {}
+started = time.monotonic()
 
 
 def message(work):

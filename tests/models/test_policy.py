@@ -102,7 +102,9 @@ def test_probabilities_are_those_of_the_program(case: Any) -> None:
             if module:
                 own = {n.removeprefix("policy$$$"): v for n, v in module.items()}
                 policy.module.double().load_state_dict(own)
-            conditioned = poutine.condition(model, {n: params[n] for n in params if n not in module})
+            conditioned = poutine.condition(
+                model, {n: params[n] for n in params if n not in module}
+            )
             trace = poutine.trace(conditioned).get_trace(data)
             trace.compute_log_prob()
         density = trace.nodes["action"]["log_prob"]
@@ -300,6 +302,8 @@ CONTINUOUS = Trajectories.from_arrays([[[0.0, 1.0], [1.0, 2.0]]], [[[0.5]]])
     ],
 )
 @pytest.mark.parametrize("engine", [MLE(), EM()])
-def test_data_that_do_not_fit_are_refused(policy: Any, data: Any, message: str, engine: Any) -> None:
+def test_data_that_do_not_fit_are_refused(
+    policy: Any, data: Any, message: str, engine: Any
+) -> None:
     with pytest.raises(DataError, match=message):
         engine.fit(TrajectoryModel(policy), data)

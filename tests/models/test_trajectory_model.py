@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pyro import poutine
 
 from likely.envs import DataError, Trajectories
 from likely.inference import EM, MAP, MLE
+from likely.inference.masks import count_observations
 from likely.inference.program import Program
 from likely.models import (
     GaussianPolicy,
@@ -179,8 +179,22 @@ def test_blocks_and_rows_have_one_density(parts: Any, weighted: bool) -> None:
 
 def test_what_is_masked_is_not_counted(parts: Any) -> None:
     made, data = parts
-    found = [MAP(max_iter=300).fit(TrajectoryModel(*made, padded=p), data) for p in (False, True)]
-    assert found[0].n_observations == found[1].n_observations
+    read = [Program(TrajectoryModel(*made, padded=padded), data) for padded in (False, True)]
+    values = drawn(read[0])
+    found = []
+    for program in read:
+        with program.session(0):
+            found.append(count_observations(program, values))
+    policy, n, e = made[0], data.n_steps, len(data)
+    whole = isinstance(policy, MixturePolicy) and policy.per == "episode"
+    expected = e if whole else n
+    if len(made) > 1:
+        expected += n  # next states, or states
+    if len(made) > 2 and made[1] is not None:
+        expected += e  # first states
+    assert found[0] == expected
+    # Sites that share a mode are one observation; the blocks know that of the states, too.
+    assert found[1] == expected
 
 
 def test_an_impossible_action_beyond_an_end_does_no_harm() -> None:
@@ -232,69 +246,10 @@ def test_the_gradient_is_the_weighted_sum_of_scores(name: str, padded: bool) -> 
     expected = [torch.zeros_like(v) for v in values.values()]
     for state, action, weight in zip(*data.state_action_pairs(), weights, strict=True):
         score = policy.distribution(values, state[None]).log_prob(action[None])[0]
-        for place, part in zip(expected, torch.autograd.grad(score, [*values.values()]), strict=True):
-            place += weight * part
+        scores = torch.autograd.grad(score, list(values.values()))
+        expected = [total + weight * part for total, part in zip(expected, scores, strict=True)]
     for left, right in zip(found, expected, strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-12 * float(right.abs().max()))
-
-
-def test_steps_of_an_episode_with_one_mode_have_weights_inside_the_sum() -> None:
-    data = tabular(lengths=[2, 3])
-    model = TrajectoryModel(MixturePolicy(TABLES[0], 2, per="episode"))
-    weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 3.0])
-    program = Program(model, data, weights=weights)
-    values = drawn(program)
-    states, actions = data.state_action_pairs()
-    density = (values["policy"][:, states, actions].log() * weights).T
-    by_episode = torch.stack([density[:2].sum(0), density[2:].sum(0)])
-    expected = (values["mode_weights"].log() + by_episode).logsumexp(-1).sum()
-    assert abs(program.log_likelihood(values) - expected) < 1e-12
-    with pytest.raises(DataError, match="expected one an episode"):
-        EM().fit(TrajectoryModel(model.policy, padded=True), data, weights=weights)
-
-
-# -- modes -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("per", ["step", "episode"])
-def test_modes_are_summed_over_every_way_they_may_have_fallen(per: str, padded: bool) -> None:
-    data = tabular(lengths=[2, 1, 3])
-    program = Program(TrajectoryModel(MixturePolicy(TABLES[0], 2, per=per), padded=padded), data)
-    values = drawn(program)
-    states, actions = data.state_action_pairs()
-    group = data.episode if per == "episode" else torch.arange(data.n_steps)
-    total = 0.0
-    for modes in product(range(2), repeat=int(group[-1]) + 1):
-        chosen = torch.tensor(modes)
-        likelihood = values["policy"][chosen[group], states, actions].prod()
-        total += float(values["mode_weights"][chosen].prod() * likelihood)
-    assert abs(program.log_likelihood(values) - np.log(total)) < 1e-12
-
-
-def two_ways(episodes: int) -> tuple[Trajectories, torch.Tensor]:
-    """Demonstrators that keep to the left or to the right all the way."""
-    torch.manual_seed(2)
-    lengths = torch.arange(episodes) % 4 + 3
-    way = torch.arange(episodes) % 3 == 0
-    states = torch.randn(int(lengths.sum()) + episodes, 1)
-    line = Box(-np.inf, np.inf, (1,), np.float64)
-    design = Trajectories.from_arrays(states, None, lengths=lengths, action_space=line)
-    side = torch.where(way, 1.0, -1.0)[design.episode, None]
-    return design.with_actions(side + 0.2 * torch.randn(design.n_steps, 1)), way
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_em_tells_two_kinds_of_demonstrators_apart(padded: bool) -> None:
-    data, way = two_ways(30)
-    model = TrajectoryModel(MixturePolicy(GaussianPolicy(1), 2, per="episode"), padded=padded)
-    fit = EM(seed=0).fit(model, data)
-    right = int(fit.params["intercept"][:, 0].argmax())
-    found = fit.latent("mode").reshape(30, 2)[:, right]
-    np.testing.assert_allclose(found, way.double(), atol=1e-6)
-    np.testing.assert_allclose(fit.params["mode_weights"][right], way.double().mean(), atol=1e-6)
-    single = EM().fit(TrajectoryModel(GaussianPolicy(1)), data)
-    assert fit.log_likelihood > single.log_likelihood + 50
 
 
 # -- simulation ------------------------------------------------------------------------------------
@@ -310,20 +265,6 @@ def test_states_without_actions_are_given_some(parts: Any) -> None:
         model = poutine.condition(TrajectoryModel(*made, padded=padded), values)
         actions = model(data.with_actions(None))
         assert data.with_actions(actions).n_steps == len(actions)
-
-
-@pytest.mark.parametrize("per", ["step", "episode"])
-@pytest.mark.parametrize("padded", [False, True])
-def test_simulated_modes_last_as_long_as_they_should(per: str, padded: bool) -> None:
-    table = torch.zeros(2, STATES, ACTIONS)
-    table[0, :, 0] = table[1, :, 1] = 1.0
-    values = {"mode_weights": torch.tensor([0.5, 0.5]), "policy": table}
-    model = TrajectoryModel(MixturePolicy(TABLES[0], 2, per=per), padded=padded)
-    data = tabular(lengths=[8] * 20)
-    actions = poutine.condition(model, values)(data.with_actions(None)).reshape(20, 8)
-    constant = (actions == actions[:, :1]).all(1)
-    assert bool(constant.all()) == (per == "episode")
-    assert set(actions.flatten().tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("name", ["whole", "normal", "softmax", "modes", "episodes"])

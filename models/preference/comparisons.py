@@ -1,0 +1,380 @@
+"""Pairwise comparisons: who met whom, how often, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from likely.envs import DataError
+from likely.models._ids import check_index, read_frame, shown
+from likely.models.preference._reading import Columns, aggregate, read_columns
+
+
+@dataclass(frozen=True, eq=False)
+class Comparisons:
+    """Outcomes of comparisons of two items each, equal comparisons counted together.
+
+    A row is a pair of items (and an annotator, a period, a home side and covariates where there
+    are any) with the number of times that the first won, that the second won, and that they tied.
+    Make it with `from_arrays` or `from_frame`, which check everything once.
+
+    Attributes
+    ----------
+    first, second
+        int64 [m]: positions in ``items``.
+    counts
+        [m, 3]: wins of the first, wins of the second, ties; None in a design to simulate from.
+    total
+        [m]: number of comparisons in a row.
+    items
+        [n_items] the user's ids in tensor order.
+    home
+        [m]: 1 where the first is at home (or moved first, or stood on the left), −1 where the
+        second is, 0 where neither is; None if that was not recorded.
+    covariates
+        [m, d]: what speaks for the first, against the second; None without covariates.
+    annotator, annotators
+        int64 [m], positions in the ids [n_annotators]; None if not recorded.
+    period, periods
+        int64 [m], positions in the labels [n_periods], in order of time; None if not recorded.
+
+    Raises
+    ------
+    DataError
+        For indices out of range, an item compared with itself, and counts that are negative or not
+        finite.
+
+    Examples
+    --------
+    >>> games = Comparisons.from_arrays(["ann", "ann", "bo"], ["bo", "cy", "ann"])
+    >>> games
+    Comparisons(2 rows, 3 comparisons, 3 items)
+    >>> games.counts
+    tensor([[1., 1., 0.],
+            [1., 0., 0.]])
+    """
+
+    first: Tensor
+    second: Tensor
+    counts: Tensor | None
+    total: Tensor
+    items: NDArray[Any]
+    home: Tensor | None = None
+    covariates: Tensor | None = None
+    annotator: Tensor | None = None
+    annotators: NDArray[Any] | None = None
+    period: Tensor | None = None
+    periods: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        m = len(self.first) if isinstance(self.first, Tensor) else 0
+        if not m:
+            raise DataError("first: expected a tensor int64 [m] of at least one row")
+        if len(self.items) < 2:
+            raise DataError(f"items: expected at least two, got {len(self.items)}")
+        check_index(self.first, "first", m, self.n_items, 0)
+        check_index(self.second, "second", m, self.n_items, 0)
+        check_index(self.annotator, "annotator", m, self.n_annotators, 0)
+        check_index(self.period, "period", m, self.n_periods, 0)
+        same = self.first == self.second
+        if bool(same.any()):
+            who = self.items[self.first[same][:5].cpu().numpy()]
+            raise DataError(
+                f"second: {int(same.sum())} row(s) compare an item with itself: {shown(who)}"
+            )
+        shapes = (("counts", (m, 3)), ("total", (m,)), ("home", (m,)), ("covariates", None))
+        for name, shape in shapes:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            fits = value.shape == shape if shape else value.dim() == 2 and len(value) == m
+            if not fits:
+                raise DataError(f"{name}: expected {shape or (m, 'd')}, got {tuple(value.shape)}")
+            if not bool(torch.isfinite(value).all()):
+                raise DataError(f"{name}: expected finite numbers, got NaN or infinity")
+            if name in ("counts", "total") and bool((value < 0).any()):
+                raise DataError(f"{name}: expected numbers of at least 0, got {float(value.min())}")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        first: Any,
+        second: Any,
+        wins: Any = None,
+        losses: Any = None,
+        ties: Any = None,
+        *,
+        total: Any = None,
+        home: Any = None,
+        covariates: Any = None,
+        annotator: Any = None,
+        period: Any = None,
+        items: Any = None,
+        annotators: Any = None,
+    ) -> Comparisons:
+        """Read columns of equal length.
+
+        ``from_arrays(winner, loser)`` is all that wins and losses need.
+
+        Parameters
+        ----------
+        first, second
+            [m] ids of any hashable kind: the winners and the losers, unless counts are given.
+        wins, losses, ties
+            [m] or a number: how often the first won, lost and tied. Where all are missing the first
+            won once; where some are given the others are 0. Truth values count as 0 and 1; weights
+            need not be whole.
+        total
+            [m] or a number of comparisons in a row, in place of outcomes: a design to simulate.
+        home
+            [m] or a number: 1 (or True) where the first is at home, −1 where the second is, 0 (or
+            False) where neither.
+        covariates
+            [m, d] finite numbers that speak for the first: differences of the two items' features,
+            or what holds for the first alone. Rows with covariates are not counted together.
+        annotator
+            [m] ids of who judged.
+        period
+            [m] numbers or labels that sort by time.
+        items, annotators
+            All ids, in the order wanted; they may hold ids that never occur. By default those that
+            occur, sorted.
+
+        Raises
+        ------
+        DataError
+            For empty or unequal columns, missing or unknown ids, an item compared with itself,
+            counts that are negative, NaN or infinite, and outcomes together with ``total``.
+        """
+        found = read_columns(
+            first,
+            second,
+            (wins, losses, ties),
+            total,
+            home,
+            covariates,
+            (annotator, annotators),
+            period,
+            items,
+        )
+        same = found.first == found.second
+        if same.any():
+            who = found.items[found.first[same][:5]]
+            raise DataError(
+                f"second: {int(same.sum())} row(s) compare an item with itself, the first in row "
+                f"{int(same.argmax())}: {shown(who)}"
+            )
+        return cls._of(aggregate(found))
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        first: str = "winner",
+        second: str = "loser",
+        wins: str | None = None,
+        losses: str | None = None,
+        ties: str | None = None,
+        *,
+        total: str | None = None,
+        home: Any = None,
+        covariates: Sequence[str] | None = None,
+        annotator: str | None = None,
+        period: str | None = None,
+        **options: Any,
+    ) -> Comparisons:
+        """Read a table, one row for each comparison or each count of them.
+
+        Parameters
+        ----------
+        frame
+            A pandas data frame, or any table with the data frame interchange protocol.
+        first, second, wins, losses, ties, total, home, annotator, period
+            Column names, as in `from_arrays`; ``home`` may be a number for all rows.
+        covariates
+            Names of columns.
+        **options
+            ``items`` and ``annotators`` of `from_arrays`.
+
+        Raises
+        ------
+        DataError
+            For a missing column, and as `from_arrays`.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"host": ["a", "b"], "guest": ["b", "a"], "w": [4, 3], "l": [3, 4]})
+        >>> Comparisons.from_frame(table, "host", "guest", "w", "l", home=1).home
+        tensor([1., 1.])
+        """
+        names = [wins, losses, ties, total, home, annotator, period]
+        columns = [first, second, *(name for name in names if isinstance(name, str))]
+        frame = read_frame(frame, [*columns, *(covariates or [])])
+
+        def column(name: Any) -> Any:
+            return frame[name] if isinstance(name, str) else name
+
+        return cls.from_arrays(
+            frame[first],
+            frame[second],
+            *(column(name) for name in (wins, losses, ties)),
+            total=column(total),
+            home=column(home),
+            covariates=None if covariates is None else frame[list(covariates)].to_numpy(float),
+            annotator=column(annotator),
+            period=column(period),
+            **options,
+        )
+
+    @classmethod
+    def _of(cls, columns: Columns) -> Comparisons:
+        """The container of columns that were read."""
+        dtype = torch.get_default_dtype()
+
+        def tensor(value: Any, kind: torch.dtype | None = None) -> Tensor | None:
+            if value is None:
+                return None
+            return torch.from_numpy(np.ascontiguousarray(value)).to(kind)
+
+        return cls(
+            first=torch.from_numpy(columns.first),
+            second=torch.from_numpy(columns.second),
+            counts=tensor(columns.counts, dtype),
+            total=torch.from_numpy(columns.total).to(dtype),
+            items=columns.items,
+            home=tensor(columns.home, dtype),
+            covariates=tensor(columns.covariates, dtype),
+            annotator=tensor(columns.annotator),
+            annotators=columns.annotators,
+            period=tensor(columns.period),
+            periods=columns.periods,
+        )
+
+    @property
+    def n_items(self) -> int:
+        """Number of items, those never compared included."""
+        return len(self.items)
+
+    @property
+    def n_annotators(self) -> int:
+        """Number of annotators; 0 if they were not recorded."""
+        return 0 if self.annotators is None else len(self.annotators)
+
+    @property
+    def n_periods(self) -> int:
+        """Number of periods; 1 if they were not recorded."""
+        return 1 if self.periods is None else len(self.periods)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __repr__(self) -> str:
+        number = f"{float(self.total.sum()):g}"
+        what = "" if self.counts is not None else ", no outcomes"
+        judges = f", {self.n_annotators} annotators" if self.annotators is not None else ""
+        return (
+            f"Comparisons({len(self)} rows, {number} comparisons, {self.n_items} items{judges}"
+            f"{what})"
+        )
+
+    def to(
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Comparisons:
+        """The same comparisons with numbers in ``dtype`` and all tensors on ``device``."""
+        tensors: dict[str, Any] = {
+            name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name in self.__dataclass_fields__
+        }
+        if all(value is getattr(self, name) for name, value in tensors.items()):
+            return self
+        return replace(self, **tensors)
+
+    def subset(self, index: Tensor) -> Comparisons:
+        """Some rows, in the order given; items, annotators and periods stay.
+
+        Parameters
+        ----------
+        index
+            int64 [k]: rows; or bool [m]: whether a row is taken.
+        """
+        rows: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[index]
+            for name in ("counts", "total", "home", "covariates", "annotator", "period")
+        }
+        return replace(self, first=self.first[index], second=self.second[index], **rows)
+
+    def with_counts(self, counts: Tensor) -> Comparisons:
+        """The same rows with other outcomes ``[m, 3]``, for example simulated ones."""
+        counts = torch.as_tensor(counts).reshape(len(self), 3)
+        return replace(self, counts=counts, total=counts.sum(-1))
+
+    def outcomes(self) -> Tensor:
+        """The counts ``[m, 3]``.
+
+        Raises
+        ------
+        DataError
+            For a design without outcomes.
+        """
+        if self.counts is None:
+            raise DataError("counts: this design has no outcomes; give them to with_counts")
+        return self.counts
+
+    def components(self) -> list[NDArray[Any]]:
+        """Groups of items that never meet items of another group, the largest first.
+
+        Abilities compare within a group only. Between groups the likelihood says nothing; a prior
+        holds each group's mean near zero, and that is all that is then known of the difference.
+
+        Examples
+        --------
+        >>> apart = Comparisons.from_arrays(["a", "b", "x"], ["b", "c", "y"])
+        >>> [group.tolist() for group in apart.components()]
+        [['a', 'b', 'c'], ['x', 'y']]
+        """
+        return self._groups("weak")
+
+    def strong_components(self) -> list[NDArray[Any]]:
+        """Groups within which chains of wins lead from every item to every other.
+
+        Maximum likelihood is finite if and only if there is one such group (Ford 1957). Otherwise
+        some group never lost to the rest, and its abilities run off to infinity. A tie counts as
+        half a win of either.
+        """
+        return self._groups("strong")
+
+    def _groups(self, connection: str) -> list[NDArray[Any]]:
+        label = self._labels[connection]
+        order = np.argsort(-np.bincount(label), kind="stable")
+        if len(order) == 1:
+            return [self.items]
+        places = np.argsort(label, kind="stable")
+        parts = np.split(places, np.cumsum(np.bincount(label))[:-1])
+        return [self.items[parts[k]] for k in order]
+
+    @cached_property
+    def _labels(self) -> dict[str, NDArray[np.int64]]:
+        """Number of the group of each item, by kind of connection."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        counts = self.total[:, None].expand(-1, 2) if self.counts is None else self.counts
+        won = (counts[:, :2] + (counts[:, 2:] if counts.shape[1] == 3 else 0)).cpu().numpy() > 0
+        i, j = self.first.cpu().numpy(), self.second.cpu().numpy()
+        tail = np.concatenate([i[won[:, 0]], j[won[:, 1]]])
+        head = np.concatenate([j[won[:, 0]], i[won[:, 1]]])
+        shape = (self.n_items, self.n_items)
+        graph = coo_array((np.ones(len(tail), np.int8), (tail, head)), shape=shape).tocsr()
+        return {
+            kind: connected_components(graph, directed=True, connection=kind)[1]
+            for kind in ("weak", "strong")
+        }
