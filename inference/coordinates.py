@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.distributions import biject_to
 
-from likely.inference.engines.boundary import is_simplex
+from likely.inference.engines.boundary import is_simplex, on_boundary
 from likely.inference.errors import NonFiniteError, ProgramError
 from likely.inference.program import Program, Values
 from likely.inference.sites import Unknown
@@ -84,7 +85,7 @@ class Coordinates:
         """
         unknowns = self.program.sites.unknowns
         if all(u.static for u in unknowns.values()):
-            found = {name: unknowns[name].transform.inv(values[name]) for name in self.slices}
+            found = {name: _freed(unknowns[name], values[name], edge) for name in self.slices}
         else:
             found = self._by_run(values, inverse=True)
         flat = self.join(found)
@@ -181,7 +182,8 @@ class Coordinates:
         ProgramError
             If the likelihood is not finite there, either.
         """
-        found = self.constrain(self.unconstrain(values).clamp(-_EDGE / 2, _EDGE / 2))
+        edge = _EDGE / 2
+        found = self.constrain(self.unconstrain(values, edge).clamp(-edge, edge))
         with torch.no_grad():
             density = self.program.density(found)
         if not bool(torch.isfinite(density.log_likelihood)):
@@ -281,6 +283,22 @@ def supported(unknown: Unknown, value: torch.Tensor) -> bool:
     # Open supports refuse their boundary, and some ask for more digits than single precision has.
     back = unknown.transform(unknown.transform.inv(value))
     return back.shape == value.shape and torch.allclose(back, value, rtol=1e-4, atol=1e-6)
+
+
+def _freed(unknown: Unknown, value: torch.Tensor, edge: float) -> torch.Tensor:
+    """Unconstrained coordinates of one site's value, where the boundary is ``edge`` away."""
+    if is_simplex(unknown.support):
+        # A stick without rest has no more to break: cells after the first such one would have
+        # coordinates of hundreds, or none. A little for every cell keeps a rest.
+        empty = (value <= torch.finfo(value.dtype).eps).any(-1, keepdim=True)
+        share = math.exp(-edge)
+        value = torch.where(empty, (1 - share) * value + share / value.shape[-1], value)
+        return unknown.transform.inv(value)
+    found: torch.Tensor = unknown.transform.inv(value)
+    if found.shape != value.shape:
+        return found
+    # Some transforms stop short of infinity.
+    return torch.where(on_boundary(unknown.support, value), found.clamp(-edge, edge), found)
 
 
 def _centre(fn: Any, drawn: torch.Tensor, transform: Any) -> torch.Tensor:

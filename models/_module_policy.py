@@ -155,8 +155,7 @@ class ModulePolicy(Policy):
             found["scale"] = checked_value(params, "scale", torch.Size([self.size]))
         return found
 
-    def at(self, params: Params, states: Any) -> Any:
-        """The program's own distribution of actions at values of its sites, [n]."""
-        # In float64, for buffers as well; the module itself stays as it is.
+    def _ready(self, params: Params, states: Tensor) -> tuple[Policy, Sites]:
+        """A copy whose module is float64, buffers included, and the values of its parameters."""
         module = copy.deepcopy(self.module).double().eval()
-        return super(ModulePolicy, replace(self, module=module)).at(params, states)
+        return replace(self, module=module), self._values(params, states)

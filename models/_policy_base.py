@@ -120,7 +120,12 @@ class Policy(ABC):
         states = _as_states(states)
         # Whole numbers as states do not say in which precision to work.
         with torch.no_grad(), default_dtype(torch.float64):
-            return self.distribution(self._values(params, states), states)
+            policy, sites = self._ready(params, states)
+            return policy.distribution(sites, states)
+
+    def _ready(self, params: Params, states: Tensor) -> tuple[Policy, Sites]:
+        """A policy that works in float64, and the values of its sites."""
+        return self, self._values(params, states)
 
     def _values(self, params: Params, states: Tensor) -> Sites:
         """Values of the sites, float64."""
@@ -232,8 +237,15 @@ class Policy(ABC):
             Take the most probable action instead of drawing one.
         """
 
+        ready: list[tuple[Policy, Sites]] = []
+
         def play(observations: Any, rng: EpisodeRandom) -> NDArray[Any]:
-            fn = self.at(params, observations)
+            states = _as_states(observations)
+            with torch.no_grad(), default_dtype(torch.float64):
+                if not ready:  # once, as values are checked by running the program
+                    ready.append(self._ready(params, states))
+                policy, sites = ready[0]
+                fn = policy.distribution(sites, states)
             actions = self.best(fn) if greedy else self.draw(fn, rng)
             if isinstance(action_space, Box):
                 actions = np.clip(actions, action_space.low, action_space.high)

@@ -16,6 +16,7 @@ from likely.inference.active.batches import batch_bald, power_bald, top_batch
 from likely.inference.active.blocks import Batch
 from likely.inference.active.context import Context, Picks, Strategy
 from likely.inference.active.errors import AnswersWarning, LabellingStopped
+from likely.inference.active.interval_estimation import IntervalEstimation, annotator_intervals
 from likely.inference.active.joint_entropy import joint_entropy
 from likely.inference.active.labelled import LabelledSet
 from likely.inference.active.learner import ActiveLearner, Learned
@@ -82,6 +83,7 @@ __all__ = [
     "FunctionOracle",
     "GainBelowCost",
     "GainPerCost",
+    "IntervalEstimation",
     "Joint",
     "LabelledSet",
     "LabellingStopped",
@@ -104,6 +106,7 @@ __all__ = [
     "TerminalOracle",
     "Threshold",
     "WebOracle",
+    "annotator_intervals",
     "answer_tables",
     "anybody",
     "as_strategy",

@@ -38,9 +38,9 @@ def anybody(context: Context, index: Ints) -> Ints:
     OptionError
         If nobody may be asked about a point.
     """
-    position, annotator = _pairs(context, index)
+    position, annotator = askable(context, index)
     order = np.random.default_rng(context.seed).permutation(len(position))
-    return _first_of_each(context, index, position[order], annotator[order])
+    return first_of_each(index, position[order], annotator[order])
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class LeastError:
 
     def __call__(self, context: Context, index: Ints) -> Ints:
         """Whom to ask about each point; of equally good ones the first."""
-        position, annotator = _pairs(context, index)
+        position, annotator = askable(context, index)
         prediction = context.probabilities(index).mean(0)
         tables = answer_tables(context, index, self.truth)
         right = torch.einsum("nk,nlkk->nl", prediction, tables)
         value = right[torch.from_numpy(position), torch.from_numpy(annotator)].numpy()
         order = np.lexsort((annotator, -value))
-        return _first_of_each(context, index, position[order], annotator[order])
+        return first_of_each(index, position[order], annotator[order])
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,7 @@ class GainPerCost:
                 gain = function(belief.unsqueeze(-2), tables)
             gain = gain / cost
             allowed = torch.full_like(gain, -torch.inf)
-            position, annotator = _pairs(context, index)
+            position, annotator = askable(context, index)
             allowed[torch.from_numpy(position), torch.from_numpy(annotator)] = 0.0
             score, person = (gain + allowed).max(-1)
             keep = torch.isfinite(score)
@@ -249,7 +249,14 @@ def _known(context: Context, truth: str | TruthRule) -> dict[int, Tensor]:
     return dict(zip(context.labelled.points.tolist(), belief, strict=True))
 
 
-def _pairs(context: Context, index: Ints) -> tuple[Ints, Ints]:
+def askable(context: Context, index: Ints) -> tuple[Ints, Ints]:
+    """Who may be asked: positions in ``index`` and annotators, int64 [p] each.
+
+    Raises
+    ------
+    OptionError
+        If there is nobody to choose from.
+    """
     if context.pairs is None or not context.n_annotators:
         raise OptionError(
             "annotators: the oracle has no attribute n_annotators, so there is nobody to choose "
@@ -258,7 +265,7 @@ def _pairs(context: Context, index: Ints) -> tuple[Ints, Ints]:
     return context.pairs(index)
 
 
-def _first_of_each(context: Context, index: Ints, position: Ints, annotator: Ints) -> Ints:
+def first_of_each(index: Ints, position: Ints, annotator: Ints) -> Ints:
     """The first annotator in the list for each position."""
     found, first = np.unique(position, return_index=True)
     if len(found) < len(index):

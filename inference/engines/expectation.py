@@ -319,9 +319,11 @@ def _elsewhere(program: Program, values: Values, counts: Values) -> dict[str, to
         flat = coordinates.unconstrain(values)
         found |= coordinates.constrain(flat + _OFF * noise(flat))
     for name, own in counts.items():
-        # Half of the table stays, so that no cell falls to zero in the test.
-        rest = normalise(own, values[name], None) + noise(own).softmax(-1)
-        found[name] = 0.5 * values[name] + 0.25 * rest
+        # Cells of zero stay, and half of the others, so that none falls to zero in the test.
+        table = values[name]
+        drawn = torch.where(table > 0, noise(table).exp(), 0.0)
+        rest = normalise(own, table, None) + drawn / drawn.sum(-1, keepdim=True)
+        found[name] = 0.5 * table + 0.25 * rest
     return found
 
 

@@ -17,6 +17,11 @@ from likely.models._ids import check_index, read_frame, shown
 from likely.models.preference._reading import Columns, aggregate, read_columns
 
 
+def log_coefficient(counts: Tensor) -> Tensor:
+    """Logarithm of the multinomial coefficient of counts ``[*batch, 3]``, ``[*batch]``."""
+    return torch.lgamma(counts.sum(-1) + 1) - torch.lgamma(counts + 1).sum(-1)
+
+
 @dataclass(frozen=True, eq=False)
 class Comparisons:
     """Outcomes of comparisons of two items each, equal comparisons counted together.
@@ -328,6 +333,24 @@ class Comparisons:
         if self.counts is None:
             raise DataError("counts: this design has no outcomes; give them to with_counts")
         return self.counts
+
+    @cached_property
+    def has_ties(self) -> bool:
+        """Whether there are ties."""
+        return self.counts is not None and bool((self.counts[:, 2] > 0).any())
+
+    @cached_property
+    def halved(self) -> Comparisons:
+        """The same comparisons with each tie as half a win of both items."""
+        counts = self.outcomes()
+        half = 0.5 * counts[:, 2]
+        parts = [counts[:, 0] + half, counts[:, 1] + half, torch.zeros_like(half)]
+        return replace(self, counts=torch.stack(parts, -1))
+
+    @cached_property
+    def coefficient(self) -> Tensor:
+        """Logarithm of each row's multinomial coefficient ``[m]``, which depends on no unknown."""
+        return log_coefficient(self.outcomes())
 
     def components(self) -> list[NDArray[Any]]:
         """Groups of items that never meet items of another group, the largest first.

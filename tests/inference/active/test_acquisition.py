@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,8 +28,6 @@ from likely.inference.active import (
     vote_entropy,
 )
 
-ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("LIKELY_DATA", ROOT.parent / "shared" / "data")) / "active"
 CLOSE = {"rtol": 0.0, "atol": 1e-9}
 ONE: list[Callable[..., Tensor]] = [entropy, least_confident, margin]
 SEVERAL: list[Callable[..., Tensor]] = [
@@ -43,13 +38,6 @@ SEVERAL: list[Callable[..., Tensor]] = [
     bald,
     bald_variance,
 ]
-
-
-def published(name: str) -> Any:
-    path = DATA / name
-    if not path.is_file():
-        pytest.skip(f"no {name} in {DATA}; set LIKELY_DATA")
-    return json.loads(path.read_text())
 
 
 def tensor(values: Any) -> Tensor:
@@ -75,7 +63,7 @@ def draws(members: int, points: int, classes: int) -> st.SearchStrategy[Tensor]:
 
 
 @pytest.mark.parametrize("case", range(3))
-def test_uncertainty_of_two_libraries(case: int) -> None:
+def test_uncertainty_of_two_libraries(case: int, published: Any) -> None:
     known = published("uncertainty.json")["cases"][case]
     probs = tensor(known["probs"])
     for name, mine in (
@@ -91,7 +79,7 @@ def test_uncertainty_of_two_libraries(case: int) -> None:
 
 
 @pytest.mark.parametrize("case", range(3))
-def test_committees_of_two_libraries(case: int) -> None:
+def test_committees_of_two_libraries(case: int, published: Any) -> None:
     known = published("qbc.json")["cases"][case]
     probs = tensor(known["member_probs_E_N_C"])
     votes = torch.nn.functional.one_hot(torch.tensor(known["votes_N_E"]).T, probs.shape[-1])
@@ -108,7 +96,7 @@ def test_committees_of_two_libraries(case: int) -> None:
         torch.testing.assert_close(mine, divergence, **CLOSE)
 
 
-def test_bald_of_batchbald_redux() -> None:
+def test_bald_of_batchbald_redux(published: Any) -> None:
     known = published("bald_batchbald_seed0.json")
     probs = tensor(known["probs"])
     torch.testing.assert_close(bald(probs), tensor(known["bald"]), **CLOSE)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections import Counter
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,16 +16,6 @@ from torch import Tensor
 from likely.envs import DataError
 from likely.inference import OptionError
 from likely.inference.active import bald, batch_bald, joint_entropy, power_bald, top_batch
-
-ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("LIKELY_DATA", ROOT.parent / "shared" / "data")) / "active"
-
-
-def published(name: str) -> Any:
-    path = DATA / name
-    if not path.is_file():
-        pytest.skip(f"no {name} in {DATA}; set LIKELY_DATA")
-    return json.loads(path.read_text())
 
 
 def tensor(values: Any) -> Tensor:
@@ -84,7 +71,7 @@ def test_points_that_are_kept_out_come_last() -> None:
     assert top_batch(scores, 3).indices.tolist() == [3, 1, 0]
 
 
-def test_top_of_bald_is_that_of_batchbald_redux() -> None:
+def test_top_of_bald_is_that_of_batchbald_redux(published: Any) -> None:
     known = published("bald_batchbald_seed0.json")
     found = top_batch(bald(tensor(known["probs"])), 5)
     assert found.indices.tolist() == known["bald_top5"]["indices"]
@@ -126,7 +113,7 @@ def test_power_bald_of_draws_and_in_the_limit() -> None:
 # -- BatchBALD -----------------------------------------------------------------------------------
 
 
-def test_batches_of_batchbald_redux() -> None:
+def test_batches_of_batchbald_redux(published: Any) -> None:
     known = published("bald_batchbald_seed0.json")
     probs = tensor(known["probs"])
     found = batch_bald(probs, 5)
@@ -141,7 +128,7 @@ def test_batches_of_batchbald_redux() -> None:
             assert float(pair.scores[1]) == pytest.approx(score, abs=1e-9)
 
 
-def test_the_published_toy_whose_points_all_tie() -> None:
+def test_the_published_toy_whose_points_all_tie(published: Any) -> None:
     known = published("batchbald_notebook_toy.json")
     probs = tensor(known["toy1_probs_N_K_C"]).transpose(0, 1)
     found = batch_bald(probs, 4)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,16 +20,6 @@ from likely.inference.active import (
     sparse_subset,
 )
 
-ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("LIKELY_DATA", ROOT.parent / "shared" / "data")) / "active"
-
-
-def published(name: str) -> Any:
-    path = DATA / name
-    if not path.is_file():
-        pytest.skip(f"no {name} in {DATA}; set LIKELY_DATA")
-    return json.loads(path.read_text())
-
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     source = torch.Generator().manual_seed(seed)
@@ -43,7 +30,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("case", range(3))
-def test_published_steps(case: int) -> None:
+def test_published_steps(case: int, published: Any) -> None:
     known = published("acs_fw.json")["cases"][case]
     projections = torch.tensor(known["projections_N_J"], dtype=torch.float64)
     found = frank_wolfe(projections, known["steps"])
@@ -117,7 +104,7 @@ def test_projections_are_expected_log_likelihoods() -> None:
 # -- core set ------------------------------------------------------------------------------------
 
 
-def test_published_centres() -> None:
+def test_published_centres(published: Any) -> None:
     known = published("coreset_iris.json")
     features = torch.as_tensor(load_iris().data)
     found = core_set(features, 6, labelled=features[known["labelled"]])

@@ -1,0 +1,208 @@
+"""One step of a policy gradient at a time, for every method that moves a policy by rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from likely.envs import Trajectories
+from likely.inference.coordinates import require_finite
+from likely.inference.fit import Fit
+from likely.inference.imitation.acting import ActingPolicy
+from likely.inference.imitation.policy_program import PolicyProgram, divergence, entropy
+from likely.inference.imitation.trust_region import fisher_product, natural_step, search_line
+from likely.inference.program import Program
+from likely.models.policy import Policy
+
+if TYPE_CHECKING:
+    from likely.inference.imitation.policy_gradient import PolicyGradient
+
+
+class PolicyLearner:
+    """A policy that policy gradients move; `PolicyGradient.learner` makes it.
+
+    Where rewards come from is not its business: `update` takes trajectories with rewards.
+
+    Attributes
+    ----------
+    x : Tensor
+        Where the policy is, flat and unconstrained, [n].
+    updates : int
+        How often it was moved.
+    """
+
+    def __init__(
+        self,
+        options: PolicyGradient,
+        policy: Policy,
+        state_space: Any,
+        action_space: Any,
+        init: Mapping[str, Any] | Fit | None = None,
+    ) -> None:
+        self.options = options
+        self.program = PolicyProgram(policy, state_space, action_space, options.seed)
+        self.x = torch.nn.Parameter(self.program.start(init))
+        self.optimizer = options.make_optimizer([self.x])
+        self.updates = 0
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """Site to value."""
+        return self.program.params(self.x)
+
+    def acting(self, greedy: bool = False) -> ActingPolicy:
+        """The policy as it is now, ready to play."""
+        return ActingPolicy(self.program.policy, self.params, *self.program.spaces, greedy)
+
+    # -- moving ------------------------------------------------------------------------------
+
+    def update(self, trajectories: Trajectories, weights: Tensor | None = None) -> dict[str, float]:
+        """Move once by what episodes of the present policy earned.
+
+        Parameters
+        ----------
+        trajectories
+            Episodes of `acting`, with rewards.
+        weights
+            [N] or [E]; by default those of `step_weights` by the options.
+
+        Returns
+        -------
+        dict
+            ``entropy``, the mean over the states visited, before; ``kl``, of the policy after the
+            step from that before; nats.
+
+        Raises
+        ------
+        NonFiniteError
+            If the objective is no number.
+        """
+        own = self.options
+        if weights is None:
+            weights = own.weights(trajectories)
+        batch = self.program.with_data(trajectories, weights)
+        before = self.x.detach().clone()
+        with torch.no_grad():
+            old, taken = self.program.actions(batch, before)
+            spread = float(entropy(old).mean())
+        if own.step == "gradient":
+            self._climb(batch, len(trajectories))
+        else:
+            self._leap(batch, trajectories, weights, old, taken)
+        require_finite(float(self.x.detach().sum()), "the policy", self.updates)
+        self.updates += 1
+        with torch.no_grad():
+            new, _ = self.program.actions(batch, self.x)
+            moved = float(divergence(old, new).mean()) if spread == spread else float("nan")
+        return {"entropy": spread, "kl": moved}
+
+    def gradient(self, trajectories: Trajectories, weights: Tensor | None = None) -> Tensor:
+        """Gradient [n] of the objective at the present position, a mean over the episodes."""
+        if weights is None:
+            weights = self.options.weights(trajectories)
+        batch = self.program.with_data(trajectories, weights)
+        return self._gradient(batch, len(trajectories))
+
+    def _objective(self, batch: Program, x: Tensor, episodes: int) -> Tensor:
+        total = self.program.log_likelihood(batch, x) / episodes
+        if self.options.entropy > 0:
+            fn, _ = self.program.actions(batch, x)
+            total = total + self.options.entropy * entropy(fn).sum() / episodes
+        return total
+
+    def _gradient(self, batch: Program, episodes: int) -> Tensor:
+        x = self.x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            objective = self._objective(batch, x, episodes)
+            require_finite(float(objective.detach()), "the weighted density", self.updates)
+            (found,) = torch.autograd.grad(objective, x)
+        return found
+
+    def _climb(self, batch: Program, episodes: int) -> None:
+        # Optimisers go down.
+        self.x.grad = -self._gradient(batch, episodes)
+        self.optimizer.step()
+
+    def _leap(
+        self,
+        batch: Program,
+        trajectories: Trajectories,
+        weights: Tensor,
+        old: Any,
+        taken: Tensor,
+    ) -> None:
+        own, episodes = self.options, len(trajectories)
+        by_step = weights if len(weights) == len(taken) else weights[trajectories.episode]
+        with torch.no_grad():
+            logs, spread = old.log_prob(taken), entropy(old).sum()
+
+        def away(x: Tensor) -> Tensor:
+            return divergence(old, self.program.actions(batch, x)[0]).mean()
+
+        def gain(x: Tensor) -> Tensor:
+            fn, _ = self.program.actions(batch, x)
+            ratio = (fn.log_prob(taken) - logs).exp()
+            gained = (by_step * (ratio - 1)).sum()
+            if own.entropy > 0:
+                gained = gained + own.entropy * (entropy(fn).sum() - spread)
+            return gained / episodes
+
+        here = self.x.detach()
+        product = fisher_product(away, here)
+        gradient = self._gradient(batch, episodes)
+        step = natural_step(gradient, product, own.radius, own.damping, own.products)
+        there = here + step
+        if own.step == "trust_region":
+            there = search_line(gain, away, here, step, own.radius, own.halvings)
+        with torch.no_grad():
+            self.x.copy_(there)
+
+    # -- files -------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on, as tensors and plain values."""
+        return {
+            "x": self.x.detach().clone(),
+            "optimizer": self.optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        with torch.no_grad():
+            self.x.copy_(state["x"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = int(state["updates"])
+
+    def fit(
+        self,
+        trajectories: Trajectories,
+        history: pd.DataFrame,
+        *,
+        name: str,
+        seconds: float,
+        converged: bool = False,
+    ) -> Fit:
+        """The policy as a `Fit`: of the program of these episodes, at the present position."""
+        own, params = self.options, self.params
+        program = Program(self.program.program.source, trajectories, seed=own.seed)
+        with program.session(0), torch.no_grad():
+            density = program.density(params)
+        return Fit(
+            engine=name,
+            options=own.described(),
+            params=params,
+            draws={site: value[None, None] for site, value in params.items()},
+            log_likelihood=float(density.log_likelihood),
+            log_prior=float(density.log_prior),
+            history=history,
+            converged=converged,
+            n_iter=self.updates,
+            seconds=seconds,
+            seed=own.seed,
+            program=program,
+        )

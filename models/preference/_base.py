@@ -1,0 +1,121 @@
+"""Options, checks and labels that programs of comparisons share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from likely.envs import DataError
+from likely.models._options import check_count, check_number
+from likely.models.preference.comparisons import Comparisons
+from likely.models.preference.zero_sum import ZeroSumNormal
+
+# A group of items that fitted log-odds put so far above all others is at infinity.
+_FAR = 8.0
+# How many ids a sentence lists.
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbilityPrior:
+    """The prior on abilities: a number, or a population whose spread is an unknown."""
+
+    ability_scale: float | None = 2.0
+    spread_scale: float = 1.0
+
+    def _check_prior(self, n_items: Any) -> None:
+        check_count(n_items, "n_items", 2)
+        if self.ability_scale is not None:
+            check_number(self.ability_scale, "ability_scale", positive=True)
+        check_number(self.spread_scale, "spread_scale", positive=True)
+
+    def sample_scale(self, like: Tensor) -> Tensor:
+        """Standard deviation of abilities: known, or the site ``ability_spread``."""
+        if self.ability_scale is not None:
+            return like.new_tensor(self.ability_scale)
+        spread: Tensor = pyro.sample(
+            "ability_spread", dist.HalfNormal(like.new_tensor(self.spread_scale))
+        )
+        return spread
+
+    def sample_ability(self, n_items: int, like: Tensor) -> Tensor:
+        """Sample ``ability`` [n_items]."""
+        ability: Tensor = pyro.sample(
+            "ability", ZeroSumNormal(self.sample_scale(like), n_items)
+        )
+        return ability
+
+
+def check_comparisons(comparisons: Any, n_items: int) -> Comparisons:
+    """Return ``comparisons`` if they are `Comparisons` of so many items.
+
+    Raises
+    ------
+    DataError
+        If they are not.
+    """
+    if not isinstance(comparisons, Comparisons):
+        raise DataError(
+            f"comparisons: expected Comparisons, got {type(comparisons).__name__}; make them with "
+            "Comparisons.from_arrays or Comparisons.from_frame"
+        )
+    if comparisons.n_items != n_items:
+        raise DataError(
+            f"comparisons: expected {n_items} items, got {comparisons.n_items}; if some were never "
+            "compared, pass items= when building the comparisons"
+        )
+    return comparisons
+
+
+def remarks(ability: Tensor, comparisons: Comparisons) -> list[str]:
+    """Sentences about abilities that the data leave open: groups apart, and groups unbeaten.
+
+    Parameters
+    ----------
+    ability
+        ``[n_items]``, or ``[n_periods, n_items]``.
+    comparisons
+        The data.
+    """
+    said = []
+    groups = comparisons.components()
+    if len(groups) > 1:
+        listed = "; ".join(_listed(group) for group in groups[:3])
+        more = "; …" if len(groups) > 3 else ""
+        said.append(
+            f"the items fall into {len(groups)} groups that never meet ({listed}{more}): the data "
+            "compare abilities within a group only. Maximum likelihood leaves the differences "
+            "between groups where its search began; with MAP or a posterior engine the prior puts "
+            "them near zero, and its spread is all that is known of them"
+        )
+    strong = comparisons.strong_components()
+    if len(strong) > len(groups):
+        ranks = {item: place for place, item in enumerate(comparisons.items.tolist())}
+        level = ability.reshape(-1, ability.shape[-1]).mean(0)
+        for group in strong:
+            inside = torch.zeros(len(level), dtype=torch.bool, device=level.device)
+            inside[[ranks[item] for item in group.tolist()]] = True
+            if not bool(inside.any()) or bool(inside.all()):
+                continue
+            above = float(level[inside].min() - level[~inside].max())
+            below = float(level[~inside].min() - level[inside].max())
+            if max(above, below) > _FAR:
+                way = "lost to" if above > below else "beat"
+                said.append(
+                    f"no item of {_listed(group)} ever {way} an item outside: the likelihood grows "
+                    "as their distance goes to infinity, and what is reported is where the search "
+                    "stopped. A prior and MAP give a finite answer"
+                )
+                break
+    return said
+
+
+def _listed(group: Sequence[Any]) -> str:
+    names = ", ".join(repr(item) for item in list(group[:_SHOWN].tolist()))  # type: ignore[attr-defined]
+    return "{" + names + (f", … {len(group)} in all" if len(group) > _SHOWN else "") + "}"

@@ -1,0 +1,219 @@
+"""Where a search for abilities starts, and what the data say of them when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cholesky, lapack
+from torch import Tensor
+
+from likely.models.preference._newton import Information, Rows, expand, newton
+from likely.models.preference.comparisons import Comparisons
+
+if TYPE_CHECKING:
+    from likely.models.preference.bradley_terry import BradleyTerry
+
+Vector = NDArray[np.float64]
+
+# Most unknowns whose information is made as a matrix.
+MOST_DENSE = 4096
+# Random signs that estimate the diagonal of a larger inverse, and their tolerance.
+_PROBES, _TOL = 64, 1e-8
+# Information below this share of its diagonal is none.
+_LEAST = 1e-12
+
+
+def rows_of(program: BradleyTerry, data: Comparisons) -> Rows:
+    """The data as Newton's method reads them."""
+    columns = [] if not program.home_advantage or data.home is None else [data.home.unsqueeze(-1)]
+    if data.covariates is not None:
+        columns.append(data.covariates)
+    extra = torch.cat(columns, -1) if columns else data.total.new_zeros(len(data), 0)
+    counts = data.outcomes()
+    return Rows.sorted(data.first, data.second, counts, extra, program.ties, data.n_items)
+
+
+class _Prior:
+    """Normal priors of home advantage, coefficients and the real number behind ``tie``."""
+
+    def __init__(self, program: BradleyTerry, rows: Rows, counted: bool, density: bool) -> None:
+        home = [program.home_scale] * program.home_advantage
+        width = rows.extra.shape[1] - len(home)
+        scales = np.array([*home, *[program.coefficients_scale] * width])
+        self._precision = np.r_[scales**-2.0 if counted else 0 * scales, [0.0] * rows.has_tie]
+        # The density of ν or θ itself, as a function of the real number: no Jacobian.
+        self._tie = (program, rows) if rows.has_tie and counted and density else None
+
+    def __call__(self, other: Vector) -> tuple[float, Vector, Vector]:
+        value = -0.5 * float(self._precision @ other**2)
+        slope, bend = -self._precision * other, self._precision.copy()
+        if self._tie is not None:
+            program, rows = self._tie
+            with torch.enable_grad():
+                u = torch.tensor(other[-1], dtype=torch.float64, requires_grad=True)
+                height = program.tie_distribution(u.detach()).log_prob(rows.tie(u))
+                (first,) = torch.autograd.grad(height, u, create_graph=True)
+                (second,) = torch.autograd.grad(first, u)
+            value += float(height.detach())
+            slope[-1] += float(first.detach())
+            bend[-1] -= float(second)
+        return value, slope, bend
+
+
+def newton_start(program: BradleyTerry, data: Comparisons) -> dict[str, Tensor]:
+    """Unknowns at the maximum of the likelihood, or of the posterior where that is infinite."""
+    rows = rows_of(program, data)
+    finite = len(data.strong_components()) == 1
+    precision = 0.0 if finite else (program.ability_scale or program.spread_scale) ** -2
+    counts = rows.counts.sum(0)
+    other = np.zeros(rows.extra.shape[1] + rows.has_tie)
+    if rows.has_tie:
+        # Between equals ν = 2 t / (1 − t) and θ = (1 + t) / (1 − t) give the share t of ties.
+        share = float((counts[2] + 0.5) / (counts.sum() + 1))
+        other[-1] = np.log(2 * share / (1 - share))
+    prior = _Prior(program, rows, not finite, True)
+    at = newton(rows, (np.zeros(rows.n), other), precision, prior)
+    return _as_sites(program, rows, at.ability, at.other, data.total)
+
+
+def _as_sites(
+    program: BradleyTerry, rows: Rows, ability: Vector, other: Vector, like: Tensor
+) -> dict[str, Tensor]:
+    """Site to tensor, from abilities [n] and other unknowns [q]."""
+    found = {"ability": like.new_tensor(ability - ability.mean())}
+    if program.home_advantage:
+        found["home_advantage"] = like.new_tensor(other[0])
+    width = rows.extra.shape[1]
+    if width > program.home_advantage:
+        found["coefficients"] = like.new_tensor(other[int(program.home_advantage) : width])
+    if rows.has_tie:
+        found["tie"] = rows.tie(torch.tensor(other[-1])).to(like)
+    return found
+
+
+def information_at(
+    program: BradleyTerry, params: Mapping[str, Tensor], data: Comparisons, prior: bool
+) -> tuple[Rows, Information, Vector]:
+    """The rows, the information at ``params`` and the values of the other unknowns [q]."""
+    rows = rows_of(program, data)
+    ability = params["ability"].detach().cpu().double().numpy()
+    parts = [
+        params[name].detach().cpu().double().reshape(-1).numpy()
+        for name in ("home_advantage", "coefficients")
+        if name in params
+    ]
+    if rows.has_tie:
+        tie = params["tie"].detach().cpu().double()
+        parts.append(np.array([float((tie if rows.rule == "davidson" else tie - 1).log())]))
+    other = np.concatenate(parts) if parts else np.zeros(0)
+    at = expand(rows, rows.log_odds(ability, other), float(other[-1]) if rows.has_tie else 0.0)
+    precision = float(program.ability_scale or np.inf) ** -2 if prior else 0.0
+    _, _, bends = _Prior(program, rows, prior, True)(other)
+    return rows, Information.of(rows, at, precision, bends), other
+
+
+def errors_of(
+    program: BradleyTerry,
+    params: Mapping[str, Tensor],
+    data: Comparisons,
+    *,
+    prior: bool,
+    probes: int = _PROBES,
+    seed: int = 0,
+) -> dict[str, Tensor] | None:
+    """Standard errors by site; None where the information is singular."""
+    rows, information, other = information_at(program, params, data, prior)
+    if rows.n + len(other) <= MOST_DENSE:
+        variances = _dense_variances(information)
+    else:
+        variances = _probed_variances(information, probes, seed)
+    if variances is None:
+        return None
+    ability, rest = variances[: rows.n], np.sqrt(variances[rows.n :])
+    if rows.has_tie:
+        # The delta method, from the real number to ν or θ: both have the derivative e^u.
+        rest[-1] *= np.exp(other[-1])
+    like = params["ability"]
+    errors: dict[str, Tensor] = {"ability": like.new_tensor(np.sqrt(ability))}
+    if program.home_advantage:
+        errors["home_advantage"] = like.new_tensor(rest[0])
+    width = rows.extra.shape[1]
+    if width > program.home_advantage:
+        errors["coefficients"] = like.new_tensor(rest[int(program.home_advantage) : width])
+    if rows.has_tie:
+        errors["tie"] = like.new_tensor(rest[-1])
+    return errors
+
+
+def _dense_variances(information: Information) -> Vector | None:
+    """Variances [n + q] by a triangular inverse, whose columns' lengths they are."""
+    n = len(information.diagonal)
+    matrix = information.dense()
+    scale = np.sqrt(np.abs(matrix.diagonal()))
+    scale[scale == 0] = 1.0
+    try:
+        matrix /= scale
+        matrix /= scale[:, None]
+        factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        return None
+    if not factor.diagonal().min() ** 2 > _LEAST * len(factor):
+        return None
+    inverse, failed = lapack.dtrtri(factor, lower=True, overwrite_c=True)
+    if failed:
+        return None
+    variances: Vector = np.einsum("ij,ij->j", inverse, inverse) / scale**2
+    variances[:n] -= 1.0 / (n * (information.lift + information.precision))
+    return np.maximum(variances, 0.0)
+
+
+def _probed_variances(information: Information, probes: int, seed: int) -> Vector | None:
+    """Variances [n + q], those of abilities estimated from products with random signs.
+
+    The diagonal of an inverse is the mean of z ∘ A⁻¹ z over vectors z of random signs (Bekas,
+    Kokiopoulou & Saad 2007). Only entries off the diagonal make noise, and in a graph of degree k
+    they are small: the relative error of a standard error is about 1 / (2 √(k probes)).
+    """
+    source = np.random.default_rng(seed)
+    n = len(information.diagonal)
+    total = np.zeros(n)
+    for start in range(0, probes, 8):
+        signs = source.choice([-1.0, 1.0], size=(n, min(8, probes - start)))
+        # The part along equal abilities is none of the information's.
+        solved = information.solve_abilities(signs - signs.mean(0), _TOL)
+        total += (signs * solved).sum(1)
+    variances = total / probes
+    q = information.corner.shape[0]
+    if not q:
+        return np.maximum(variances, 0.0)
+    through = information.solve_abilities(information.cross, _TOL)
+    inner = np.linalg.inv(information.corner - information.cross.T @ through)
+    variances += np.einsum("ij,jk,ik->i", through, inner, through)
+    return np.maximum(np.r_[variances, inner.diagonal()], 0.0)
+
+
+def covariance_factor(
+    program: Any, params: Mapping[str, Tensor], data: Comparisons, prior: bool
+) -> Vector | None:
+    """Lower Cholesky factor [n, n] of the information of abilities, the others profiled out.
+
+    Equal abilities have a curvature of their own in it, which draws from the inverse lose when they
+    are centred. None where the information is singular or too large.
+    """
+    rows, information, _ = information_at(program, params, data, prior)
+    if rows.n > MOST_DENSE:
+        return None
+    matrix = information.dense()
+    n = rows.n
+    block = matrix[:n, :n]
+    if len(matrix) > n:
+        block = block - matrix[:n, n:] @ np.linalg.solve(matrix[n:, n:], matrix[n:, :n])
+    try:
+        factor: Vector = cholesky(block, lower=True, check_finite=False)
+    except LinAlgError:
+        return None
+    return factor

@@ -1,0 +1,305 @@
+"""Newton's method on the graph of comparisons, and the information that it uses.
+
+The information of abilities is the Laplacian of a graph whose edges are the rows, weighed by minus
+the second derivative of a row's log-density by its log-odds. Systems in it are solved by conjugate
+gradients with the diagonal as preconditioner (Hestenes & Stiefel 1952), in time and memory linear
+in distinct pairs; what abilities share with the few other unknowns goes by their Schur complement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from likely.models.preference.outcomes import OutcomeCounts
+
+Vector = NDArray[np.float64]
+
+_STEPS, _HALVINGS, _ROUNDS = 60, 30, 500
+# Length of the gradient at which nothing is left but rounding, for each comparison.
+_NOTHING = 1e-15
+# Relative loss of the objective that rounding explains.
+_ROUNDING = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What Newton's method reads: rows sorted by their first item.
+
+    Attributes
+    ----------
+    first, second
+        Positions [m] among n items.
+    counts
+        Tensor [m, 3].
+    extra
+        [m, p]: what the further linear unknowns (home side, covariates) add to the log-odds.
+    rule
+        As in `log_chances`.
+    n
+        Number of items.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    counts: Tensor
+    extra: Vector
+    rule: str | None
+    n: int
+
+    @classmethod
+    def sorted(
+        cls, first: Tensor, second: Tensor, counts: Tensor, extra: Tensor, rule: str | None, n: int
+    ) -> Rows:
+        """Rows in the order that a sparse matrix wants."""
+        if bool((first[1:] < first[:-1]).any()):
+            order = torch.argsort(first, stable=True)
+            first, second, counts, extra = (x[order] for x in (first, second, counts, extra))
+        arrays = (x.detach().cpu().numpy() for x in (first, second))
+        return cls(*arrays, counts.detach().cpu().double(), extra.cpu().double().numpy(), rule, n)
+
+    @property
+    def has_tie(self) -> bool:
+        """Whether ties have an unknown."""
+        return self.rule in ("davidson", "rao-kupper")
+
+    def tie(self, u: Tensor) -> Tensor:
+        """The unknown of ties as a function of a real number."""
+        return u.exp() if self.rule == "davidson" else 1 + u.exp()
+
+    def log_odds(self, ability: Vector, other: Vector) -> Vector:
+        """Log-odds [m]; ``other`` [p] or, with a last entry for ties, [p + 1]."""
+        odds: Vector = ability[self.first] - ability[self.second]
+        width = self.extra.shape[1]
+        return odds + self.extra @ other[:width] if width else odds
+
+    def scatter(self, rows: Vector) -> Vector:
+        """Transpose of what takes abilities to their differences: [m] to [n]."""
+        lead = np.bincount(self.first, rows, self.n)
+        found: Vector = lead - np.bincount(self.second, rows, self.n)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """A log-density around a point: value, score, and minus the second derivatives.
+
+    Attributes
+    ----------
+    value
+        Sum over rows.
+    by_odds, curve
+        Score and minus curvature by log-odds, [m].
+    by_tie, cross, of_tie
+        Score by the real number that gives the unknown of ties, minus the mixed derivatives [m] and
+        minus its second derivative; zeros without ties.
+    """
+
+    value: float
+    by_odds: Vector
+    curve: Vector
+    by_tie: float
+    cross: Vector
+    of_tie: float
+
+
+def expand(rows: Rows, odds: Vector, u: float) -> Expansion:
+    """The log-density of all rows to second order, at log-odds [m] and ``u`` for ties."""
+    d = torch.from_numpy(odds)
+    if not rows.has_tie:
+        density = OutcomeCounts(d, rows.counts, coefficient=d.new_zeros(())).log_prob(rows.counts)
+        chance = torch.sigmoid(d)
+        number = rows.counts[:, 0] + rows.counts[:, 1]
+        score = rows.counts[:, 0] - number * chance
+        curve = number * chance * (1 - chance)
+        return Expansion(float(density.sum()), score.numpy(), curve.numpy(), 0.0, 0.0 * odds, 0.0)
+    with torch.enable_grad():
+        d = d.requires_grad_(True)
+        v = torch.tensor(u, dtype=d.dtype, requires_grad=True)
+        made = OutcomeCounts(d, rows.counts, rows.tie(v), rows.rule, d.new_zeros(()))
+        value = made.log_prob(rows.counts).sum()
+        score, by_tie = torch.autograd.grad(value, (d, v), create_graph=True)
+        # Rows depend on their own log-odds only: the gradient of the sum is each row's own.
+        (curve,) = torch.autograd.grad(score.sum(), d, retain_graph=True)
+        cross, of_tie = torch.autograd.grad(by_tie, (d, v))
+    parts = (-x.detach().numpy() for x in (curve, cross))
+    curve_, cross_ = parts
+    return Expansion(
+        float(value.detach()),
+        score.detach().numpy(),
+        curve_,
+        float(by_tie.detach()),
+        cross_,
+        -float(of_tie),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Information:
+    """Minus the Hessian in abilities [n] and other unknowns [q], on abilities of sum zero.
+
+    Attributes
+    ----------
+    upper
+        Weights of the edges above the diagonal, sparse [n, n].
+    diagonal
+        Weighted degrees and the prior's precision, [n].
+    cross, corner
+        [n, q] and [q, q].
+    precision
+        The prior's, of each ability.
+    """
+
+    upper: csr_array
+    diagonal: Vector
+    cross: Vector
+    corner: Vector
+    precision: float
+
+    @classmethod
+    def of(cls, rows: Rows, at: Expansion, precision: float, prior: Vector) -> Information:
+        """From an expansion; ``prior`` [q] are precisions of the other unknowns."""
+        pointer = np.r_[0, np.cumsum(np.bincount(rows.first, minlength=rows.n))]
+        upper = csr_array((at.curve, rows.second, pointer), shape=(rows.n, rows.n))
+        degree = np.bincount(rows.first, at.curve, rows.n)
+        degree += np.bincount(rows.second, at.curve, rows.n)
+        weighted = at.curve[:, None] * rows.extra
+        columns = [rows.scatter(column) for column in weighted.T]
+        corner = rows.extra.T @ weighted
+        if rows.has_tie:
+            columns.append(rows.scatter(at.cross))
+            beside = rows.extra.T @ at.cross
+            corner = np.block([[corner, beside[:, None]], [beside[None], np.array([[at.of_tie]])]])
+        cross = np.stack(columns, -1) if columns else np.zeros((rows.n, 0))
+        return cls(upper, degree + precision, cross, corner + np.diag(prior), precision)
+
+    def product(self, x: Vector) -> Vector:
+        """The abilities' own block times [n] or [n, k]."""
+        own = self.diagonal if x.ndim == 1 else self.diagonal[:, None]
+        found: Vector = own * x - self.upper @ x - self.upper.T @ x
+        return found
+
+    def solve_abilities(self, right: Vector, tol: float) -> Vector:
+        """Solve the abilities' own block for right sides of sum zero [n] or [n, k]."""
+        flat = right.ndim == 1
+        b = right[:, None] if flat else right
+        scale = np.where(self.diagonal > 0, self.diagonal, 1.0)[:, None]
+        x, residual = np.zeros_like(b), b.copy()
+        direction = z = residual / scale
+        size = (residual * z).sum(0)
+        enough = tol * tol * size
+        for _ in range(_ROUNDS):
+            if not (size > enough).any():
+                break
+            along = self.product(direction)
+            bend = (direction * along).sum(0)
+            step = np.divide(size, bend, out=np.zeros_like(size), where=bend > 0)
+            x += step * direction
+            residual -= step * along
+            z = residual / scale
+            before, size = size, (residual * z).sum(0)
+            ratio = np.divide(size, before, out=np.zeros_like(size), where=before > 0)
+            direction = z + ratio * direction
+        x -= x.mean(0)
+        return x[:, 0] if flat else x
+
+    def solve(self, ability: Vector, other: Vector, tol: float) -> tuple[Vector, Vector]:
+        """Solve for right sides [n] and [q]."""
+        alone = self.solve_abilities(ability, tol)
+        if not len(other):
+            return alone, other
+        through = self.solve_abilities(self.cross, tol)
+        schur = self.corner - self.cross.T @ through
+        rest = np.linalg.lstsq(schur, other - self.cross.T @ alone, rcond=None)[0]
+        return alone - through @ rest, rest
+
+    def dense(self) -> Vector:
+        """The matrix [n + q, n + q], the direction of equal abilities given the mean curvature."""
+        n = len(self.diagonal)
+        upper = self.upper.toarray()
+        block = np.diag(self.diagonal) - upper - upper.T + self.lift / n
+        return np.block([[block, self.cross], [self.cross.T, self.corner]])
+
+    @property
+    def lift(self) -> float:
+        """Curvature that `dense` adds in the direction of equal abilities."""
+        return float(self.diagonal.mean()) or 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """Abilities [n], other unknowns [q], the gradient's length there, and the information."""
+
+    ability: Vector
+    other: Vector
+    slope: float
+    information: Information
+
+
+def newton(
+    rows: Rows,
+    start: tuple[Vector, Vector],
+    precision: float,
+    prior: Callable[[Vector], tuple[float, Vector, Vector]],
+) -> Point:
+    """Maximise the log-density plus log-priors, as long as each step gains.
+
+    Parameters
+    ----------
+    rows
+        The data.
+    start
+        Abilities [n] and the other unknowns [q].
+    precision
+        Of the normal prior on abilities; 0 for none.
+    prior
+        Log-prior of the others, its gradient [q] and the precisions [q] at a point.
+    """
+    ability, other = start
+    best: Point | None = None
+    at, reached, slopes, bends = _evaluate(rows, ability, other, precision, prior)
+    number = float(rows.counts.sum())
+    first_slope = 0.0
+    for _ in range(_STEPS):
+        by_ability = rows.scatter(at.by_odds) - precision * ability
+        by_other = slopes + np.r_[at.by_odds @ rows.extra, [at.by_tie] * rows.has_tie]
+        slope = float(np.sqrt(by_ability @ by_ability + by_other @ by_other))
+        information = Information.of(rows, at, precision, bends)
+        if best is not None and slope >= best.slope and slope <= 1e-6 * first_slope:
+            break
+        best = Point(ability, other, slope, information)
+        first_slope = first_slope or slope
+        if slope <= _NOTHING * number or not np.isfinite(slope):
+            break
+        tol = float(np.clip(slope / first_slope, 1e-10, 1e-2))
+        moves = information.solve(by_ability - by_ability.mean(), by_other, tol)
+        size = 1.0
+        for _ in range(_HALVINGS):
+            here = ability + size * moves[0], other + size * moves[1]
+            there, value, *more = _evaluate(rows, *here, precision, prior)
+            if value >= reached - _ROUNDING * abs(reached):
+                break
+            size *= 0.5
+        else:
+            break
+        (ability, other), at, reached, (slopes, bends) = here, there, value, more
+    assert best is not None
+    return best
+
+
+def _evaluate(
+    rows: Rows,
+    ability: Vector,
+    other: Vector,
+    precision: float,
+    prior: Callable[[Vector], tuple[float, Vector, Vector]],
+) -> tuple[Expansion, float, Vector, Vector]:
+    at = expand(rows, rows.log_odds(ability, other), float(other[-1]) if rows.has_tie else 0.0)
+    height, slopes, bends = prior(other)
+    return at, at.value + height - 0.5 * precision * float(ability @ ability), slopes, bends
