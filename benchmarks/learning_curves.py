@@ -257,9 +257,12 @@ def runs_of(record: dict[str, Any], name: str) -> dict[str, list[dict[str, Any]]
 def table(record: dict[str, Any]) -> str:
     rows = []
     for name in PROBLEMS:
-        for strategy, runs in runs_of(record, name).items():
-            values = np.array([run["accuracy"] for run in runs])
-            answers = np.array(runs[0]["answers"])
+        runs_by = runs_of(record, name)
+        # Where labelled points are not asked again, a run ends with the pool.
+        n = min((len(run["answers"]) for runs in runs_by.values() for run in runs), default=0)
+        for strategy, runs in runs_by.items():
+            values = np.array([run["accuracy"][:n] for run in runs])
+            answers = np.array(runs[0]["answers"][:n])
             row: dict[str, Any] = {"problem": name, "acquisition": strategy, "seeds": len(runs)}
             for share in (0.25, 0.5, 1.0):
                 at = max(0, round(share * len(answers)) - 1)
@@ -275,7 +278,10 @@ def table(record: dict[str, Any]) -> str:
             row["answers to 95 % of full"] = f"{middle:.0f}" if np.isfinite(middle) else "not met"
             row["seconds"] = f"{np.median([run['seconds'][0] for run in runs]):.0f}"
             rows.append(row)
-    return pd.DataFrame(rows).to_string(index=False)
+    frame = pd.DataFrame(rows)
+    lines = [" | ".join(map(str, row)) for row in frame.itertuples(index=False)]
+    header, rule = " | ".join(frame.columns), " | ".join("---" for _ in frame.columns)
+    return "\n".join(f"| {line} |" for line in (header, rule, *lines))
 
 
 def draw(record: dict[str, Any]) -> None:
@@ -289,10 +295,10 @@ def draw(record: dict[str, Any]) -> None:
             colour = "0.35" if strategy == "random" else f"C{i}"
             line = "--" if strategy == "random" else "-"
             axis.plot(answers, mean, line, color=colour, label=strategy, linewidth=1.6)
-            axis.fill_between(answers, mean - half, mean + half, color=colour, alpha=0.13, lw=0)
+            axis.fill_between(answers, mean - half, mean + half, color=colour, alpha=0.09, lw=0)
         full = np.mean([run["full"] for runs in runs_by.values() for run in runs])
         axis.axhline(full, color="0.6", linewidth=0.8)
-        axis.annotate("all labels", (answers[-1], full), ha="right", va="bottom", color="0.4")
+        axis.annotate("all labels", (answers[0], full), ha="left", va="bottom", color="0.3")
         axis.set(title=name, xlabel="answers", ylabel="accuracy on held-out points")
         axis.legend(frameon=False, fontsize=8, loc="lower right")
         lowest = min(min(run["accuracy"][2:]) for runs in runs_by.values() for run in runs)

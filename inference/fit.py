@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from likely.inference.information import Information
 
 # Engines whose result is a point; the others bring draws from a posterior.
-POINT_ENGINES = frozenset({"mle", "map", "em"})
+POINT_ENGINES = frozenset({"mle", "map", "em", "policy_gradient"})
 
 
 @dataclass(eq=False)
@@ -273,7 +273,10 @@ class Fit:
 
     @property
     def n_observations(self) -> int:
-        """Number of observations: independent terms of the log-likelihood that are not masked."""
+        """Number of observations: independent terms of the log-likelihood that are not masked.
+
+        Sites in the same plates are about the same observations, which count once.
+        """
         from likely.inference.masks import count_observations
 
         program = self.bound("n_observations")

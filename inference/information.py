@@ -225,6 +225,9 @@ def standard_errors(
     program = fit.bound("standard_errors()")
     settings = _checked(fit, information, None, draws, seed)
     with program.session(settings.seed):
+        own = _declared(program, fit.point(), settings)
+        if own is not None:
+            return own
         charts = Charts(program, fit.point())
         matrix, _ = _information(charts, settings)
         at_edge = [name for name, mask in charts.boundary.items() if bool(mask.any())]
@@ -254,6 +257,22 @@ def standard_errors(
                 charts.boundary[name], torch.full_like(value, float("nan")), errors[name]
             )
         return errors
+
+
+def _declared(
+    program: Program, values: dict[str, torch.Tensor], settings: _Settings
+) -> dict[str, torch.Tensor] | None:
+    """Standard errors by the program's own ``standard_errors``, if it has any for these values."""
+    hook = program.hook("standard_errors")
+    if settings.draws or not callable(hook):
+        return None
+    found = hook(values, *program.args, prior=settings.prior, **program.kwargs)
+    if found is not None and found.keys() != values.keys():
+        raise FitError(
+            f"the program's standard_errors() gives {sorted(found)}, and its unknowns are "
+            f"{sorted(values)}"
+        )
+    return found
 
 
 def _delta(charts: Charts, covariance: torch.Tensor, name: str) -> torch.Tensor:

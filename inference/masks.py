@@ -14,9 +14,10 @@ from likely.inference.streams import parts_of
 
 
 def count_observations(program: Program, values: Values) -> int:
-    """Number of independent terms of the log-likelihood that no mask hides.
+    """Number of observations that no mask hides: independent terms of the log-likelihood.
 
-    Must be called inside the program's session.
+    Terms in the same plates belong to the same observations: a class that was observed and the
+    outcome below it are one, as they are where the class is a latent. Must be called inside the program's session.
 
     Parameters
     ----------
@@ -28,9 +29,13 @@ def count_observations(program: Program, values: Values) -> int:
     for part in parts_of(program):
         terms = pointwise_log_likelihood(part, values)
         masks = observed_masks(part, values, terms)
-        count += sum(
-            int(masks[n].sum()) if n in masks else v.numel() for n, (v, _) in terms.items()
-        )
+        seen: dict[tuple[str | None, ...], torch.Tensor] = {}
+        for name, (value, plates) in terms.items():
+            own = masks.get(name, torch.ones_like(value, dtype=torch.bool))
+            # Without a plate nothing says that two sites are about the same.
+            key = plates if plates and None not in plates else (name, None)
+            seen[key] = seen[key] | own if key in seen else own
+        count += sum(int(mask.sum()) for mask in seen.values())
     return count
 
 

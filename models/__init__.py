@@ -22,6 +22,7 @@ from likely.models.crowd import (
 from likely.models.dynamics import LinearGaussianDynamics, TabularDynamics
 from likely.models.gaussian import GaussianModel, LaplaceModel
 from likely.models.markov import HiddenMarkovChains, HiddenMarkovModel, Sequences
+from likely.models.maxent import MaxEntIRL, SampledMaxEntIRL, Visits, trajectory_features
 from likely.models.mixture import GaussianMixture, Mixture
 from likely.models.naive_bayes import NaiveBayes
 from likely.models.policy import (
@@ -32,6 +33,13 @@ from likely.models.policy import (
     SoftmaxPolicy,
     TabularPolicy,
 )
+from likely.models.preference import (
+    BradleyTerry,
+    Comparisons,
+    CrowdBradleyTerry,
+    PlackettLuce,
+    Rankings,
+)
 from likely.models.regression import LinearRegression, LogisticRegression, PoissonRegression
 from likely.models.softmax import SoftmaxRegression
 from likely.models.trajectory import TrajectoryModel
@@ -41,7 +49,10 @@ __all__ = [
     "MACE",
     "Annotations",
     "BernoulliModel",
+    "BradleyTerry",
     "CategoricalModel",
+    "Comparisons",
+    "CrowdBradleyTerry",
     "DawidSkene",
     "FeatureDependentCrowd",
     "GaussianMixture",
@@ -56,17 +67,21 @@ __all__ = [
     "LinearGaussianDynamics",
     "LinearRegression",
     "LogisticRegression",
+    "MaxEntIRL",
     "Mixture",
     "MixturePolicy",
     "ModeActions",
     "ModulePolicy",
     "NaiveBayes",
     "OneCoin",
+    "PlackettLuce",
     "PoissonModel",
     "PoissonRegression",
     "Policy",
     "PooledMultinomial",
     "RaggedLabels",
+    "Rankings",
+    "SampledMaxEntIRL",
     "Sequences",
     "SoftmaxPolicy",
     "SoftmaxRegression",
@@ -74,8 +89,10 @@ __all__ = [
     "TabularPolicy",
     "TabularStates",
     "TrajectoryModel",
+    "Visits",
     "each_class",
     "each_label",
     "majority_vote",
+    "trajectory_features",
     "weighted_vote",
 ]

@@ -236,7 +236,6 @@ class Policy(ABC):
         greedy
             Take the most probable action instead of drawing one.
         """
-
         ready: list[tuple[Policy, Sites]] = []
 
         def play(observations: Any, rng: EpisodeRandom) -> NDArray[Any]:

@@ -22,7 +22,10 @@ def integers(values: Any, name: str) -> Ints:
     DataError
         If the values are no integers or not in one dimension.
     """
-    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    try:
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: expected a vector of integers; {error}") from error
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise DataError(
             f"{name}: expected a vector of integers, got {array.dtype} of shape {array.shape}"

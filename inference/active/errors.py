@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from likely.inference.active.checks import integers
 from likely.inference.errors import InferenceError
 
 
@@ -20,7 +21,7 @@ class LabellingStopped(InferenceError):  # noqa: N818 — an end that was wanted
     """
 
     def __init__(self, labels: Any, message: str = "") -> None:
-        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
+        self.labels: NDArray[np.int64] = integers(labels, "labels")
         given = int((self.labels >= 0).sum())
         super().__init__(
             message or f"labelling was stopped; {given} of {len(self.labels)} queries are answered"

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.inference.active.oracle import integers
+from likely.inference.active.blocks import TOLERANCE, check_rows
+from likely.inference.active.checks import integers
 from likely.inference.active.predict import take
+from likely.inference.engines.checks import check_int
 from likely.inference.engines.em import EM
 from likely.inference.errors import OptionError
 from likely.models import Annotations, DawidSkene, weighted_vote
 
 Ints = NDArray[np.int64]
+TRUTH_RULES = ("last", "majority_vote", "dawid_skene")
 # Posterior over the true classes [n_tasks, K] from the answers.
 TruthRule = Callable[[Annotations], Tensor]
 
@@ -44,7 +47,9 @@ class LabelledSet:
     Raises
     ------
     DataError
-        If the columns differ in length or hold values out of range.
+        If the columns are no integers, differ in length or hold values out of range.
+    OptionError
+        If ``n_classes`` is no integer of at least 2.
 
     Examples
     --------
@@ -60,9 +65,11 @@ class LabelledSet:
     n_classes: int
 
     def __post_init__(self) -> None:
-        sizes = {
-            name: len(getattr(self, name)) for name in ("index", "label", "annotator", "round")
-        }
+        check_int("n_classes", self.n_classes, 2)
+        columns = ("index", "label", "annotator", "round")
+        for name in columns:
+            object.__setattr__(self, name, integers(getattr(self, name), name))
+        sizes = {name: len(getattr(self, name)) for name in columns}
         if len(set(sizes.values())) > 1:
             raise DataError(f"index, label, annotator, round: expected equal lengths, got {sizes}")
         for name, lowest in (("index", 0), ("label", 0), ("annotator", -1)):
@@ -164,6 +171,7 @@ class LabelledSet:
             which few answers need. Or a callable from `Annotations` to probabilities
             [n_points, K].
         """
+        check_truth(rule)
         found = self._found.get(rule)
         if found is None:
             found = self._found[rule] = self._posterior(rule)
@@ -186,17 +194,29 @@ class LabelledSet:
             return weighted_vote(annotations, votes).shares
         if rule == "dawid_skene":
             return dawid_skene_posterior(annotations)
-        if not callable(rule):
-            raise OptionError(
-                f"truth must be 'last', 'majority_vote', 'dawid_skene' or a callable, got {rule!r}"
-            )
-        found = torch.as_tensor(rule(annotations), dtype=torch.float64)
+        assert callable(rule)
+        given = rule(annotations)
+        try:
+            found = torch.as_tensor(given, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"truth: the callable must return probabilities, got {type(given).__name__}"
+            ) from error
         if found.shape != (annotations.n_tasks, self.n_classes):
             raise DataError(
                 f"truth: the callable must return shape "
                 f"{(annotations.n_tasks, self.n_classes)}, got {tuple(found.shape)}"
             )
+        check_rows(found, TOLERANCE[found.dtype], name="truth")
         return found
+
+
+def check_truth(rule: Any) -> None:
+    """Raise an `OptionError` unless it is a rule that `LabelledSet.posterior` knows."""
+    if not callable(rule) and not (isinstance(rule, str) and rule in TRUTH_RULES):
+        raise OptionError(
+            f"truth must be 'last', 'majority_vote', 'dawid_skene' or a callable, got {rule!r}"
+        )
 
 
 def dawid_skene_posterior(annotations: Annotations) -> Tensor:

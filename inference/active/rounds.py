@@ -21,6 +21,7 @@ from likely.inference.active.state import State
 from likely.inference.active.stopping import Budget, Progress
 from likely.inference.active.strategies import Random, as_strategy
 from likely.inference.active.training import Trainer
+from likely.inference.checkpoints import seed_of
 from likely.inference.fit import Fit
 
 if TYPE_CHECKING:
@@ -210,8 +211,3 @@ class Rounds:
         if cold:
             rules = tuple(rule for rule in rules if isinstance(rule, Budget))
         return next((reason for reason in (rule(progress) for rule in rules) if reason), "")
-
-
-def seed_of(seed: int, round: int) -> int:
-    """A seed for each round, whatever happened in the rounds before."""
-    return int(np.random.SeedSequence([seed, round]).generate_state(1)[0] >> 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from likely.inference.active.labelled import Ints, LabelledSet
+from likely.inference.checkpoints import check_belongs, write_whole
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 
@@ -32,6 +35,8 @@ COLUMNS = (
     "converged",
     "seconds",
 )
+# Numbers that may be infinite or none, which JSON does not know: written as words.
+FLOATS = ("cost", "metric", "gain", "seconds")
 # Predictions that stopping rules may look back at.
 KEPT = 50
 
@@ -91,7 +96,12 @@ class State:
 
         Fits get names of their own, and the file that names them is replaced at once.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._save(folder)
+        except OSError as error:
+            raise FitError(f"path: the run cannot be saved in {folder}: {error}") from error
+
+    def _save(self, folder: Path) -> None:
         names = [f"fit-{self.round:05d}-{member}.nc" for member in range(len(self.fits))]
         for fit, name in zip(self.fits, names, strict=True):
             fit.save(folder / name, log_likelihood=False)
@@ -105,16 +115,12 @@ class State:
             "answers": answers,
             "n_classes": self.labelled.n_classes,
             "refused": sorted(self.refused),
-            "rows": self.rows,
+            "rows": [_plain_row(row) for row in self.rows],
             "predictions": [seen.tolist() for seen in self.predictions],
             "fits": names,
         }
-        written = folder / f"{FILE}.new"
-        with written.open("w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(folder / FILE)
+        text = json.dumps(content, allow_nan=False).encode()
+        write_whole(folder / FILE, lambda file: file.write(text))
         for old in folder.glob("fit-*.nc"):
             if old.name not in names:
                 old.unlink()
@@ -138,25 +144,62 @@ class State:
                 name: np.asarray(values, dtype=np.int64)
                 for name, values in content["answers"].items()
             }
+            about, rows = content["about"], tuple(map(_read_row, content["rows"]))
+            if not isinstance(about, dict):
+                raise TypeError(f"about is {about!r}")
             return cls(
                 LabelledSet(**answers, n_classes=content["n_classes"]),
                 frozenset((int(i), int(who)) for i, who in content["refused"]),
-                tuple(content["rows"]),
+                rows,
                 tuple(np.asarray(seen, dtype=np.int64) for seen in content["predictions"]),
                 tuple(Fit.load(folder / name) for name in content["fits"]),
-                content["about"],
+                about,
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, LookupError, AttributeError, TypeError, ValueError) as error:
             if isinstance(error, FitError):
                 raise
             raise FitError(f"path: {folder / FILE} is not a learner's state: {error}") from error
 
     def check_belongs(self, about: dict[str, Any], folder: Path) -> None:
         """Raise a `FitError` if the state is that of another problem."""
-        for name, wanted in about.items():
-            found = self.about.get(name)
-            if found != wanted:
-                raise FitError(
-                    f"path: {folder} holds a run with {name} = {found!r}, and this one has "
-                    f"{wanted!r}; choose another folder, or make them agree"
-                )
+        check_belongs(self.about, about, folder)
+
+
+def as_folder(path: Any) -> Path | None:
+    """A folder that can be written, made where there is none; None for no path.
+
+    Raises
+    ------
+    FitError
+        If it cannot be, before anybody is asked anything.
+    """
+    if path is None:
+        return None
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise FitError(f"path: expected the path of a folder, got {path!r}")
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FitError(f"path: {folder} is no folder that can be written: {error}") from error
+    return folder
+
+
+def _plain_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A round as JSON holds it."""
+    return row | {name: _word(row[name]) for name in FLOATS} | {
+        "scores": [_word(score) for score in row["scores"]]
+    }  # fmt: skip
+
+
+def _read_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A round as `_plain_row` wrote it."""
+    return {name: row[name] for name in COLUMNS} | {name: float(row[name]) for name in FLOATS} | {
+        "scores": [float(score) for score in row["scores"]]
+    }  # fmt: skip
+
+
+def _word(value: float) -> float | str:
+    return float(value) if math.isfinite(value) else str(float(value))

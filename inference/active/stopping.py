@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from likely.inference.active.labelled import Ints
+from likely.inference.active.checks import Ints, positions
 from likely.inference.engines.checks import check_int, check_positive, is_number
 from likely.inference.errors import OptionError
 
@@ -25,7 +25,8 @@ class Progress:
     predictions
         Predicted classes of a fixed set of points [n], one array a fit, oldest first.
     gain
-        Highest score of the strategy among the candidates; NaN before the first.
+        What the best question alone is expected to bring: the highest score among the candidates
+        (of `bald`, for batches chosen together); NaN before the first.
     """
 
     history: pd.DataFrame
@@ -46,7 +47,8 @@ class Budget:
     answers : int, optional
         Most answers, those given before the start included.
     cost : float, optional
-        Most that they may cost, in the units of the learner's ``costs``.
+        Most that they may cost, in the units of the learner's ``costs``; a question that would
+        pass it is not asked.
     """
 
     answers: int | None = None
@@ -141,10 +143,13 @@ class StablePredictions:
 class GainBelowCost:
     """Stop where the best question is expected to bring less than it costs.
 
+    Strategies that expect nothing of a point (`Random`) have no gain, and are not stopped.
+
     Parameters
     ----------
     cost : float
-        Of one answer, in the units of the acquisition's scores (nats, for `bald`).
+        Of one answer, in the units of the acquisition's scores: nats for `bald`, and for the
+        batches that start from it.
     """
 
     cost: float
@@ -164,11 +169,19 @@ def cohen_kappa(first: Ints, second: Ints) -> float:
 
     1 where both are the same constant.
 
+    Raises
+    ------
+    DataError
+        If they are no positions of classes.
+    OptionError
+        If they are empty or differ in length.
+
     Examples
     --------
     >>> cohen_kappa(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]))
     0.5
     """
+    first, second = positions(first, "first"), positions(second, "second")
     if len(first) != len(second) or not len(first):
         raise OptionError(
             f"expected two sequences of equal length, got {len(first)}, {len(second)}"

@@ -14,10 +14,11 @@ from likely.inference.active.asking import Asking
 from likely.inference.active.context import Context, Picks
 from likely.inference.active.labelled import LabelledSet
 from likely.inference.active.predict import class_probabilities
-from likely.inference.active.rounds import Rounds, seed_of
+from likely.inference.active.rounds import Rounds
 from likely.inference.active.state import State
 from likely.inference.active.stopping import Progress
 from likely.inference.active.strategies import Pointwise, as_strategy
+from likely.inference.checkpoints import seed_of
 from likely.inference.engines.checks import check_int, check_positive
 from likely.inference.errors import OptionError
 

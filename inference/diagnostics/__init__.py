@@ -10,6 +10,7 @@ from likely.inference.diagnostics.groups import build_groups
 from likely.inference.diagnostics.heatmaps import plot_table
 from likely.inference.diagnostics.intervals import plot_intervals
 from likely.inference.diagnostics.latents import latent_array, plot_latent
+from likely.inference.diagnostics.matrices import plot_matrix
 from likely.inference.diagnostics.mixtures import plot_mixture, plot_responsibilities
 from likely.inference.diagnostics.paths import ParameterPath, plot_em_path
 from likely.inference.diagnostics.predictive import plot_predictive
@@ -31,6 +32,7 @@ __all__ = [
     "plot_history",
     "plot_intervals",
     "plot_latent",
+    "plot_matrix",
     "plot_mixture",
     "plot_predictive",
     "plot_responsibilities",

@@ -8,6 +8,7 @@ and the boundary point itself is no worse, the boundary is the optimum.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from likely.inference.program import Program, Values
 
 # How near to the boundary, relative to the support's width (or one), a value must be.
 _NEAR = 1e-3
+# Evaluations that are spent on a site whose elements cannot all be put there.
+_TRIALS = 6
 
 
 def base_constraint(support: Any) -> Any:
@@ -57,35 +60,48 @@ def on_boundary(support: Any, value: torch.Tensor) -> torch.Tensor:
     return mask
 
 
-def _moved(support: Any, value: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """The value with elements put on a boundary that the objective rises towards."""
+def _outward(
+    support: Any, value: torch.Tensor, slope: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask of elements that lie near a boundary the objective rises towards, and how steeply."""
     if is_simplex(support):
-        level = (value * slope).sum(-1, keepdim=True)
-        out = (value < _NEAR) & (slope < level)
-        kept = torch.where(out, torch.zeros_like(value), value)
-        # A row without such cells stays to the last bit.
-        return torch.where(out.any(-1, keepdim=True), kept / kept.sum(-1, keepdim=True), value)
+        steepness = (value * slope).sum(-1, keepdim=True) - slope
+        return (value < _NEAR) & (steepness > 0), steepness
     limits = bounds(support)
+    out = torch.zeros_like(value, dtype=torch.bool)
     if limits is None:
-        return value
+        return out, slope.abs()
     lower, upper = limits
     width = 1.0 if lower is None or upper is None else upper - lower
     if lower is not None:
-        low = torch.as_tensor(lower, dtype=value.dtype, device=value.device)
-        value = torch.where((value - low < _NEAR * width) & (slope < 0), low, value)
+        out |= (value - lower < _NEAR * width) & (slope < 0)
     if upper is not None:
-        high = torch.as_tensor(upper, dtype=value.dtype, device=value.device)
-        value = torch.where((high - value < _NEAR * width) & (slope > 0), high, value)
-    return value
+        out |= (upper - value < _NEAR * width) & (slope > 0)
+    return out & ~on_boundary(support, value), slope.abs()
 
 
-def _is_near(support: Any, value: torch.Tensor) -> bool:
-    """Whether some slope would make `_moved` move the value."""
-    slope = torch.ones_like(value)
+def _put(support: Any, value: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """The value with the elements of a mask put on the boundary nearest to them."""
     if is_simplex(support):
-        return bool((value < _NEAR).any())
-    moved = (_moved(support, value, slope), _moved(support, value, -slope))
-    return not all(torch.equal(value, there) for there in moved)
+        kept = torch.where(out, torch.zeros_like(value), value)
+        # A row without such cells stays to the last bit.
+        return torch.where(out.any(-1, keepdim=True), kept / kept.sum(-1, keepdim=True), value)
+    lower, upper = (
+        None if bound is None else torch.as_tensor(bound, dtype=value.dtype, device=value.device)
+        for bound in bounds(support) or (None, None)
+    )
+    if lower is None or upper is None:
+        only = upper if lower is None else lower
+        return value if only is None else torch.where(out, only, value)
+    return torch.where(out, torch.where(value - lower < upper - value, lower, upper), value)
+
+
+def is_near(support: Any, value: torch.Tensor) -> bool:
+    """Whether some element lies near the boundary, and not on it."""
+    if is_simplex(support):
+        return bool(((value < _NEAR) & (value > 0)).any())
+    slope = torch.ones_like(value)
+    return any(bool(_outward(support, value, way)[0].any()) for way in (slope, -slope))
 
 
 def _slopes(
@@ -124,19 +140,21 @@ def snap(
         Sites with an element that was moved.
     """
     unknowns = program.sites.unknowns
-    if not any(_is_near(unknowns[name].support, value) for name, value in values.items()):
+    if not any(is_near(unknowns[name].support, value) for name, value in values.items()):
         return {name: value.detach() for name, value in values.items()}, []
     height, slopes = known or _slopes(values, objective)
     current = {name: value.detach() for name, value in values.items()}
     moved: dict[str, torch.Tensor] = {}
+    ways: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for name, value in current.items():
         slope = slopes.get(name)
-        if slope is None or not bool(torch.isfinite(slope).all()):
+        unknown = unknowns[name]
+        if slope is None or not unknown.static or not bool(torch.isfinite(slope).all()):
             continue
-        unknown = program.sites.unknowns[name]
-        candidate = _moved(unknown.support, value, slope) if unknown.static else value
+        out, steepness = _outward(unknown.support, value, slope)
+        candidate = _put(unknown.support, value, out)
         if not torch.equal(candidate, value):
-            moved[name] = candidate
+            moved[name], ways[name] = candidate, (out, steepness)
 
     def no_worse(candidate: Values) -> bool:
         with torch.no_grad():
@@ -152,8 +170,42 @@ def snap(
     if moved and no_worse(current | moved):
         return current | moved, list(moved)
     accepted: list[str] = []
+
+    def steepest(name: str) -> torch.Tensor | None:
+        put = partial(_put, unknowns[name].support, current[name])
+        found = _steepest(*ways[name], lambda out: no_worse({**current, name: put(out)}))
+        return None if found is None else put(found)
+
     for name, candidate in moved.items():
-        if no_worse(current | {name: candidate}):
-            current = current | {name: candidate}
+        some: torch.Tensor | None = candidate
+        if len(moved) == 1 or not no_worse(current | {name: candidate}):
+            some = steepest(name)
+        if some is not None:
+            current = current | {name: some}
             accepted.append(name)
     return current, accepted
+
+
+def _steepest(
+    out: torch.Tensor, steepness: torch.Tensor, will_do: Callable[[torch.Tensor], bool]
+) -> torch.Tensor | None:
+    """The part of a mask that will do, the steepest elements first; ``None`` if none does.
+
+    A small element at an optimum of its own is as good as flat, and the sign of its slope is
+    chance: it must not keep those on the boundary that belong there. How many to take is found by
+    bisection.
+    """
+    order = torch.where(out, steepness, -torch.inf).flatten().argsort(descending=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    rank = rank.reshape(out.shape)
+    few, many = 0, int(out.sum())
+    for _ in range(_TRIALS):
+        if many - few <= 1:
+            break
+        middle = (few + many) // 2
+        if will_do(out & (rank < middle)):
+            few = middle
+        else:
+            many = middle
+    return out & (rank < few) if few else None

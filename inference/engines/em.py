@@ -9,15 +9,23 @@ from typing import ClassVar
 import torch
 
 from likely.inference.coordinates import Coordinates, require_finite
+from likely.inference.curvature import curvature_of
 from likely.inference.engines import parts
 from likely.inference.engines.base import SearchOptions
-from likely.inference.engines.boundary import snap
+from likely.inference.engines.boundary import is_near, on_boundary, snap
 from likely.inference.engines.checks import check_bool, check_choice, check_int
 from likely.inference.engines.expectation import Expectation, candidate_tables
 from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
-from likely.inference.engines.sanity import check_bounded, rising_unknowns
+from likely.inference.engines.sanity import (
+    check_bounded,
+    flat_unknowns,
+    flatness,
+    rising_unknowns,
+    warn_of_boundary,
+)
 from likely.inference.errors import MonotonicityError
+from likely.inference.passes import curvature_by_parts
 from likely.inference.program import Density, Program, Values
 from likely.inference.shards import Sharded
 
@@ -98,25 +106,58 @@ class EM(SearchOptions):
             density = program.density(values)
             if not torch.is_grad_enabled():
                 evaluated.append((values, density))
-            if self._with_prior:
-                return density.log_likelihood + density.log_prior
-            return density.log_likelihood
+            return self._total(density)
 
         # Cells that EM would only reach in the limit are put on the boundary, where they belong.
         values, _ = snap(program, found.values, objective, found.extra.get("slopes"))
+        others = [name for name in values if name not in found.extra["tables"]]
+        # An event that was never counted is no news in a table.
+        edges = [name for name in others if _is_at_edge(program, name, values[name])]
+        if edges:
+            warn_of_boundary(self.name, edges)
+        reason = ""
         rising = rising_unknowns(program, values, objective)
         if rising:
+            reason = (
+                f"the maximum lies at infinity in {', '.join(map(repr, rising))} (separable "
+                "data do that). A prior and objective='posterior' give a finite answer"
+            )
+        elif others and self._no_m_step(program):
+            # The M-steps took Hessians, so one more is no burden. On the way to a boundary flatness
+            # is no news.
+            flat = self._flat(program, coordinates, found.values)
+            inside = [
+                n for n in others if not is_near(program.sites.unknowns[n].support, values[n])
+            ]
+            reason = flatness([n for n in flat if n in inside and n not in edges], self.name)
+        if reason:
             found = replace(found, converged=False)
         return Result.from_found(
             found,
             params=values,
             # At many data a density takes as long as half a step.
             density=next((d for v, d in evaluated if _are_same(v, values)), None),
-            reason=f"the maximum lies at infinity in {', '.join(map(repr, rising))} (separable "
-            "data do that). A prior and objective='posterior' give a finite answer"
-            if rising
-            else "",
+            reason=reason,
         )
+
+    def _flat(self, program: Program, coordinates: Coordinates, values: Values) -> list[str]:
+        """Sites in which the end of the search is no maximum, where a Hessian can tell."""
+
+        def loss(x: torch.Tensor) -> torch.Tensor:
+            return -self._total(program.density(coordinates.split(x), unconstrained=True))
+
+        if isinstance(program, Sharded):
+            curvature = curvature_by_parts(program, coordinates, self._total)
+        else:
+            curvature = curvature_of(loss, coordinates.size)
+        x = coordinates.unconstrain(values)
+        matrix = None if curvature is None else curvature(x)
+        return [] if matrix is None else flat_unknowns(coordinates, loss, x, matrix)
+
+    def _total(self, density: Density) -> torch.Tensor:
+        if self._with_prior:
+            return density.log_likelihood + density.log_prior
+        return density.log_likelihood
 
     def _search(self, program: Program, coordinates: Coordinates, attempt: int) -> Found:
         options = {"hard": self.hard, "with_prior": self._with_prior}
@@ -171,7 +212,7 @@ class EM(SearchOptions):
             converged=converged and not monitor.interrupted,
             n_iter=len(monitor.objectives) - 1,
             interrupted=monitor.interrupted,
-            extra={"slopes": self._slopes(values, tables, expected)},
+            extra={"slopes": self._slopes(values, tables, expected), "tables": tables},
         )
 
     def _slopes(
@@ -211,6 +252,11 @@ class EM(SearchOptions):
     @staticmethod
     def _no_m_step(program: Program) -> bool:
         return program.hook("m_step") is None
+
+
+def _is_at_edge(program: Program, name: str, value: torch.Tensor) -> bool:
+    unknown = program.sites.unknowns[name]
+    return unknown.static and bool(on_boundary(unknown.support, value).any())
 
 
 def _are_same(some: Values, other: Values) -> bool:

@@ -288,6 +288,8 @@ def find_tables(
     if not bool(torch.isfinite(base)):
         elsewhere = {**values, **{name: elsewhere[name] for name in candidates}}
         base = _expected_at(program, elsewhere, found, with_prior, candidates)
+    # Sums in single precision are not exact to seven digits.
+    close = max(1e-7, 16 * torch.finfo(program.dtype).eps)
     tables = set()
     for name in candidates:
         counts, table, moved = found.counts[name], values[name], elsewhere[name]
@@ -296,7 +298,7 @@ def find_tables(
         change = torch.where(counts > 0, counts * (table.log() - moved.log()), 0.0).sum()
         there = _expected_at(program, {**elsewhere, name: table}, found, with_prior, candidates)
         error = abs(float(there - base - change))
-        if error <= 1e-7 * max(1.0, abs(float(base)), float(counts.sum())):
+        if error <= close * max(1.0, abs(float(base)), float(counts.sum())):
             tables.add(name)
     return frozenset(tables)
 

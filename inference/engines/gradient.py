@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,9 +18,14 @@ from likely.inference.engines.boundary import snap
 from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.engines.maximisation import em_steps
 from likely.inference.engines.result import Found, Result
-from likely.inference.engines.sanity import check_bounded, flat_unknowns
+from likely.inference.engines.sanity import (
+    check_bounded,
+    flat_unknowns,
+    flatness,
+    warn_of_boundary,
+)
 from likely.inference.engines.stochastic import check_factory, search
-from likely.inference.errors import BoundaryWarning, NonFiniteError, OptionError, ProgramError
+from likely.inference.errors import NonFiniteError, OptionError, ProgramError
 from likely.inference.kinks import find_kinks, minimise_with_kinks
 from likely.inference.optimise import Evaluation, Minimum, OptimizerFactory
 from likely.inference.passes import curvature_by_parts
@@ -131,26 +135,12 @@ class PointEngine(PointOptions):
         )
         values, edges = snap(program, found.values, lambda v: self._total(program.density(v)))
         if edges:
-            warnings.warn(
-                f"{self.name}: the optimum lies on the boundary of the support at "
-                f"{', '.join(map(repr, edges))}; it is reported there, and standard errors are "
-                "not defined",
-                BoundaryWarning,
-                stacklevel=3,
-            )
+            warn_of_boundary(self.name, edges)
         # On the boundary of a support flatness is no news.
         flat = [name for name in found.extra["flat"] if name not in edges]
         if flat:
             found = replace(found, converged=False)
-        return Result.from_found(
-            found,
-            params=values,
-            reason=f"the log-density is flat in {', '.join(map(repr, flat))}: it does not depend "
-            "on them, or its maximum lies at infinity (separable data do that). A prior and MAP "
-            "give a finite answer"
-            if flat
-            else "",
-        )
+        return Result.from_found(found, params=values, reason=flatness(flat, self.name))
 
     def _total(self, density: Density) -> torch.Tensor:
         if self.with_prior:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.distributions import constraints
 
 from likely.inference.coordinates import Coordinates
 from likely.inference.engines.boundary import base_constraint, bounds
-from likely.inference.errors import NonFiniteError
+from likely.inference.errors import BoundaryWarning, NonFiniteError
 from likely.inference.program import Program, Values
 
 # A positive value this near to zero is on its way to log 0.
@@ -86,6 +87,28 @@ def flat_unknowns(
             sides = [float(loss(x + move)), float(loss(x - move))]
             flat[index] = any(side - here < _RISE for side in sides)
     return [name for name, own in coordinates.slices.items() if bool(flat[own].any())]
+
+
+def flatness(sites: Sequence[str], engine: str) -> str:
+    """Why a search that ended where some sites are flat did not converge; nothing for no site."""
+    if not sites:
+        return ""
+    prior = "objective='posterior'" if engine == "em" else "MAP"
+    return (
+        f"the log-density is flat in {', '.join(map(repr, sites))}: it does not depend on them, or "
+        f"its maximum lies at infinity (separable data do that). A prior and {prior} give a finite "
+        "answer"
+    )
+
+
+def warn_of_boundary(engine: str, sites: Sequence[str]) -> None:
+    """Say in which sites an optimum lies on the boundary of the support."""
+    warnings.warn(
+        f"{engine}: the optimum lies on the boundary of the support at "
+        f"{', '.join(map(repr, sites))}; it is reported there, and standard errors are not defined",
+        BoundaryWarning,
+        stacklevel=4,
+    )
 
 
 def rising_unknowns(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from likely.envs import DataError, TabularMDP
 from likely.envs._randomness import choose
-from likely.models.policy import MixturePolicy, ModulePolicy, Policy
+from likely.models._rows import default_dtype
+from likely.models.policy import MixturePolicy, Policy
 
 Array = NDArray[Any]
 
@@ -75,25 +75,17 @@ class ActingPolicy:
 
     @cached_property
     def _distribution(self) -> Callable[[Any], Any]:
-        policy = self.policy
-        if isinstance(policy, ModulePolicy):
-            # A copy once, in float64, instead of one in every step.
-            module = copy.deepcopy(policy.module).double().eval()
-            policy = replace(policy, module=module)
-        sites: dict[str, Any] = {}
+        ready: list[Any] = []
 
         def at(states: Any) -> Any:
             found = torch.as_tensor(np.asarray(states))
             found = found.to(torch.float64 if found.is_floating_point() else torch.int64)
-            if not sites:
-                sites.update(policy._values(self.params, found))
-            before = torch.get_default_dtype()
-            torch.set_default_dtype(torch.float64)
-            try:
-                with torch.no_grad():
-                    return policy.distribution(sites, found)
-            finally:
-                torch.set_default_dtype(before)
+            with torch.no_grad(), default_dtype(torch.float64):
+                if not ready:
+                    # Once, instead of in every step of an episode.
+                    ready.extend(self.policy._ready(self.params, found))
+                policy, sites = ready
+                return policy.distribution(sites, found)
 
         return at
 

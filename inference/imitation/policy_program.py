@@ -62,7 +62,7 @@ class PolicyProgram:
         The origin has even tables, zero coefficients and a spread of one. Probabilities of zero,
         which a gradient could not change, become tiny.
         """
-        given = init.params if hasattr(init, "params") else dict(init or {})
+        given = init.params if isinstance(init, Fit) else dict(init or {})
         unknowns = self.program.sites.unknowns
         with self.program.session(self.seed), torch.no_grad():
             x = torch.zeros(self.coordinates.size, dtype=self.program.dtype)
@@ -71,14 +71,14 @@ class PolicyProgram:
             values = self.coordinates.constrain(x)
             values |= {name: u.start for name, u in unknowns.items() if u.is_param}
             if isinstance(self.policy, ModulePolicy):
-                data = self.program.args[0]
-                values |= self.policy.initial(*data.state_action_pairs(), None)
+                states, actions = self.program.args[0].state_action_pairs()
+                values |= self.policy.initial(states, actions, None)
             for name in values:
                 if name in given:
                     values[name] = self._checked(name, given[name], values[name])
-            missing = sorted(set(given) - set(values)) if not hasattr(init, "params") else []
-            if missing:
-                raise OptionError(f"init: the policy has no sites {missing}")
+            unknown = sorted(set(given) - set(values))
+            if unknown and not isinstance(init, Fit):
+                raise OptionError(f"init: the policy has no sites {unknown}")
             # Where a sigmoid's slope is 1e-3, a step can still be seen.
             return self.coordinates.unconstrain(values, edge=7.0).detach()
 

@@ -46,9 +46,7 @@ class AbilityPrior:
 
     def sample_ability(self, n_items: int, like: Tensor) -> Tensor:
         """Sample ``ability`` [n_items]."""
-        ability: Tensor = pyro.sample(
-            "ability", ZeroSumNormal(self.sample_scale(like), n_items)
-        )
+        ability: Tensor = pyro.sample("ability", ZeroSumNormal(self.sample_scale(like), n_items))
         return ability
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cholesky, lapack
 from torch import Tensor
 
 from likely.models.preference._newton import Information, Rows, expand, newton
@@ -48,8 +47,7 @@ class _Prior:
         # The density of ν or θ itself, as a function of the real number: no Jacobian.
         self._tie = (program, rows) if rows.has_tie and counted and density else None
 
-    def __call__(self, other: Vector) -> tuple[float, Vector, Vector]:
-        value = -0.5 * float(self._precision @ other**2)
+    def __call__(self, other: Vector) -> tuple[Vector, Vector]:
         slope, bend = -self._precision * other, self._precision.copy()
         if self._tie is not None:
             program, rows = self._tie
@@ -58,10 +56,9 @@ class _Prior:
                 height = program.tie_distribution(u.detach()).log_prob(rows.tie(u))
                 (first,) = torch.autograd.grad(height, u, create_graph=True)
                 (second,) = torch.autograd.grad(first, u)
-            value += float(height.detach())
             slope[-1] += float(first.detach())
             bend[-1] -= float(second)
-        return value, slope, bend
+        return slope, bend
 
 
 def newton_start(program: BradleyTerry, data: Comparisons) -> dict[str, Tensor]:
@@ -112,7 +109,7 @@ def information_at(
     other = np.concatenate(parts) if parts else np.zeros(0)
     at = expand(rows, rows.log_odds(ability, other), float(other[-1]) if rows.has_tie else 0.0)
     precision = float(program.ability_scale or np.inf) ** -2 if prior else 0.0
-    _, _, bends = _Prior(program, rows, prior, True)(other)
+    _, bends = _Prior(program, rows, prior, True)(other)
     return rows, Information.of(rows, at, precision, bends), other
 
 
@@ -150,23 +147,15 @@ def errors_of(
 
 
 def _dense_variances(information: Information) -> Vector | None:
-    """Variances [n + q] by a triangular inverse, whose columns' lengths they are."""
+    """Variances [n + q] by Cholesky's factor; None where the information is singular."""
     n = len(information.diagonal)
-    matrix = information.dense()
-    scale = np.sqrt(np.abs(matrix.diagonal()))
-    scale[scale == 0] = 1.0
-    try:
-        matrix /= scale
-        matrix /= scale[:, None]
-        factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
-    except LinAlgError:
+    matrix = torch.from_numpy(information.dense())
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    # What is left of a diagonal entry after elimination, as a share: no units are in it.
+    left = factor.diagonal().square() / matrix.diagonal()
+    if int(failed) or not bool((left > _LEAST * len(matrix)).all()):
         return None
-    if not factor.diagonal().min() ** 2 > _LEAST * len(factor):
-        return None
-    inverse, failed = lapack.dtrtri(factor, lower=True, overwrite_c=True)
-    if failed:
-        return None
-    variances: Vector = np.einsum("ij,ij->j", inverse, inverse) / scale**2
+    variances: Vector = torch.cholesky_inverse(factor).diagonal().numpy().copy()
     variances[:n] -= 1.0 / (n * (information.lift + information.precision))
     return np.maximum(variances, 0.0)
 
@@ -198,7 +187,7 @@ def _probed_variances(information: Information, probes: int, seed: int) -> Vecto
 
 def covariance_factor(
     program: Any, params: Mapping[str, Tensor], data: Comparisons, prior: bool
-) -> Vector | None:
+) -> Tensor | None:
     """Lower Cholesky factor [n, n] of the information of abilities, the others profiled out.
 
     Equal abilities have a curvature of their own in it, which draws from the inverse lose when they
@@ -212,8 +201,5 @@ def covariance_factor(
     block = matrix[:n, :n]
     if len(matrix) > n:
         block = block - matrix[:n, n:] @ np.linalg.solve(matrix[n:, n:], matrix[n:, :n])
-    try:
-        factor: Vector = cholesky(block, lower=True, check_finite=False)
-    except LinAlgError:
-        return None
-    return factor
+    factor, failed = torch.linalg.cholesky_ex(torch.from_numpy(block))
+    return None if int(failed) else factor

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,11 +22,12 @@ from likely.models.preference.outcomes import OutcomeCounts
 
 Vector = NDArray[np.float64]
 
-_STEPS, _HALVINGS, _ROUNDS = 60, 30, 500
+_STEPS, _ROUNDS = 100, 500
 # Length of the gradient at which nothing is left but rounding, for each comparison.
-_NOTHING = 1e-15
-# Relative loss of the objective that rounding explains.
-_ROUNDING = 1e-13
+_NOTHING = 1e-14
+# Shortest part of a Newton step that is tried, and a gradient, relative to the first, that is so
+# small that only rounding can keep it from getting smaller.
+_SHORTEST, _SMALL = 1e-6, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +38,8 @@ class Rows:
     ----------
     first, second
         Positions [m] among n items.
-    counts
-        Tensor [m, 3].
+    counts, total
+        Tensors [m, 3] and [m].
     extra
         [m, p]: what the further linear unknowns (home side, covariates) add to the log-odds.
     rule
@@ -49,6 +51,7 @@ class Rows:
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     counts: Tensor
+    total: Tensor
     extra: Vector
     rule: str | None
     n: int
@@ -61,8 +64,18 @@ class Rows:
         if bool((first[1:] < first[:-1]).any()):
             order = torch.argsort(first, stable=True)
             first, second, counts, extra = (x[order] for x in (first, second, counts, extra))
-        arrays = (x.detach().cpu().numpy() for x in (first, second))
-        return cls(*arrays, counts.detach().cpu().double(), extra.cpu().double().numpy(), rule, n)
+        pairs = [x.detach().cpu().numpy() for x in (first, second)]
+        counts, extra = (x.detach().cpu().double() for x in (counts, extra))
+        return cls(pairs[0], pairs[1], counts, counts.sum(-1), extra.numpy(), rule, n)
+
+    @cached_property
+    def pointer(self) -> NDArray[np.int64]:
+        """Where the rows of each first item begin, [n + 1]."""
+        return np.searchsorted(self.first, np.arange(self.n + 1))
+
+    def edges(self, rows: Vector) -> csr_array:
+        """Numbers [m] as a sparse matrix [n, n], first by second."""
+        return csr_array((rows, self.second, self.pointer), shape=(self.n, self.n))
 
     @property
     def has_tie(self) -> bool:
@@ -81,27 +94,29 @@ class Rows:
 
     def scatter(self, rows: Vector) -> Vector:
         """Transpose of what takes abilities to their differences: [m] to [n]."""
-        lead = np.bincount(self.first, rows, self.n)
-        found: Vector = lead - np.bincount(self.second, rows, self.n)
+        edges, ones = self.edges(rows), np.ones(self.n)
+        found: Vector = edges @ ones - edges.T @ ones
         return found
+
+    def by_other(self, at: Expansion) -> Vector:
+        """Gradient [q] by the unknowns other than abilities."""
+        linear = at.by_odds @ self.extra if self.extra.shape[1] else np.zeros(0)
+        return np.append(linear, at.by_tie) if self.has_tie else linear
 
 
 @dataclass(frozen=True, eq=False)
 class Expansion:
-    """A log-density around a point: value, score, and minus the second derivatives.
+    """A log-density around a point: score, and minus the second derivatives.
 
     Attributes
     ----------
-    value
-        Sum over rows.
     by_odds, curve
         Score and minus curvature by log-odds, [m].
     by_tie, cross, of_tie
         Score by the real number that gives the unknown of ties, minus the mixed derivatives [m] and
-        minus its second derivative; zeros without ties.
+        minus its second derivative; of no meaning where ties have no unknown.
     """
 
-    value: float
     by_odds: Vector
     curve: Vector
     by_tie: float
@@ -113,16 +128,16 @@ def expand(rows: Rows, odds: Vector, u: float) -> Expansion:
     """The log-density of all rows to second order, at log-odds [m] and ``u`` for ties."""
     d = torch.from_numpy(odds)
     if not rows.has_tie:
-        density = OutcomeCounts(d, rows.counts, coefficient=d.new_zeros(())).log_prob(rows.counts)
+        number = rows.total
         chance = torch.sigmoid(d)
-        number = rows.counts[:, 0] + rows.counts[:, 1]
-        score = rows.counts[:, 0] - number * chance
-        curve = number * chance * (1 - chance)
-        return Expansion(float(density.sum()), score.numpy(), curve.numpy(), 0.0, 0.0 * odds, 0.0)
+        hoped = number * chance
+        score = rows.counts[:, 0] - hoped
+        curve = hoped.mul_(1 - chance)
+        return Expansion(score.numpy(), curve.numpy(), 0.0, odds, 0.0)
     with torch.enable_grad():
         d = d.requires_grad_(True)
         v = torch.tensor(u, dtype=d.dtype, requires_grad=True)
-        made = OutcomeCounts(d, rows.counts, rows.tie(v), rows.rule, d.new_zeros(()))
+        made = OutcomeCounts(d, rows.total, rows.tie(v), rows.rule, d.new_zeros(()))
         value = made.log_prob(rows.counts).sum()
         score, by_tie = torch.autograd.grad(value, (d, v), create_graph=True)
         # Rows depend on their own log-odds only: the gradient of the sum is each row's own.
@@ -131,7 +146,6 @@ def expand(rows: Rows, odds: Vector, u: float) -> Expansion:
     parts = (-x.detach().numpy() for x in (curve, cross))
     curve_, cross_ = parts
     return Expansion(
-        float(value.detach()),
         score.detach().numpy(),
         curve_,
         float(by_tie.detach()),
@@ -165,10 +179,11 @@ class Information:
     @classmethod
     def of(cls, rows: Rows, at: Expansion, precision: float, prior: Vector) -> Information:
         """From an expansion; ``prior`` [q] are precisions of the other unknowns."""
-        pointer = np.r_[0, np.cumsum(np.bincount(rows.first, minlength=rows.n))]
-        upper = csr_array((at.curve, rows.second, pointer), shape=(rows.n, rows.n))
-        degree = np.bincount(rows.first, at.curve, rows.n)
-        degree += np.bincount(rows.second, at.curve, rows.n)
+        upper, ones = rows.edges(at.curve), np.ones(rows.n)
+        degree = upper @ ones + upper.T @ ones
+        if not (rows.extra.shape[1] or rows.has_tie):
+            empty = np.zeros((rows.n, 0))
+            return cls(upper, degree + precision, empty, np.zeros((0, 0)), precision)
         weighted = at.curve[:, None] * rows.extra
         columns = [rows.scatter(column) for column in weighted.T]
         corner = rows.extra.T @ weighted
@@ -176,7 +191,7 @@ class Information:
             columns.append(rows.scatter(at.cross))
             beside = rows.extra.T @ at.cross
             corner = np.block([[corner, beside[:, None]], [beside[None], np.array([[at.of_tie]])]])
-        cross = np.stack(columns, -1) if columns else np.zeros((rows.n, 0))
+        cross = np.stack(columns, -1)
         return cls(upper, degree + precision, cross, corner + np.diag(prior), precision)
 
     def product(self, x: Vector) -> Vector:
@@ -223,7 +238,11 @@ class Information:
         """The matrix [n + q, n + q], the direction of equal abilities given the mean curvature."""
         n = len(self.diagonal)
         upper = self.upper.toarray()
-        block = np.diag(self.diagonal) - upper - upper.T + self.lift / n
+        block: Vector = np.subtract(self.lift / n, upper)
+        block -= upper.T
+        block.flat[:: n + 1] += self.diagonal
+        if not self.cross.shape[1]:
+            return block
         return np.block([[block, self.cross], [self.cross.T, self.corner]])
 
     @property
@@ -234,21 +253,20 @@ class Information:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Abilities [n], other unknowns [q], the gradient's length there, and the information."""
+    """Abilities [n], other unknowns [q], and the gradient's length there."""
 
     ability: Vector
     other: Vector
     slope: float
-    information: Information
 
 
 def newton(
     rows: Rows,
     start: tuple[Vector, Vector],
     precision: float,
-    prior: Callable[[Vector], tuple[float, Vector, Vector]],
+    prior: Callable[[Vector], tuple[Vector, Vector]],
 ) -> Point:
-    """Maximise the log-density plus log-priors, as long as each step gains.
+    """Maximise the log-density plus log-priors, as long as each step shortens the gradient.
 
     Parameters
     ----------
@@ -259,47 +277,40 @@ def newton(
     precision
         Of the normal prior on abilities; 0 for none.
     prior
-        Log-prior of the others, its gradient [q] and the precisions [q] at a point.
+        Gradient [q] of the others' log-prior at a point, and the precisions [q] there.
     """
     ability, other = start
     best: Point | None = None
-    at, reached, slopes, bends = _evaluate(rows, ability, other, precision, prior)
-    number = float(rows.counts.sum())
-    first_slope = 0.0
+    at, slopes, bends = _evaluate(rows, ability, other, prior)
+    number, first_slope, size = float(rows.counts.sum()), 0.0, 1.0
+    moves = (ability, other)
     for _ in range(_STEPS):
         by_ability = rows.scatter(at.by_odds) - precision * ability
-        by_other = slopes + np.r_[at.by_odds @ rows.extra, [at.by_tie] * rows.has_tie]
+        by_other = slopes + rows.by_other(at)
         slope = float(np.sqrt(by_ability @ by_ability + by_other @ by_other))
-        information = Information.of(rows, at, precision, bends)
-        if best is not None and slope >= best.slope and slope <= 1e-6 * first_slope:
-            break
-        best = Point(ability, other, slope, information)
-        first_slope = first_slope or slope
-        if slope <= _NOTHING * number or not np.isfinite(slope):
-            break
-        tol = float(np.clip(slope / first_slope, 1e-10, 1e-2))
-        moves = information.solve(by_ability - by_ability.mean(), by_other, tol)
-        size = 1.0
-        for _ in range(_HALVINGS):
-            here = ability + size * moves[0], other + size * moves[1]
-            there, value, *more = _evaluate(rows, *here, precision, prior)
-            if value >= reached - _ROUNDING * abs(reached):
-                break
+        if best is not None and not slope < best.slope:
+            # The full step went too far, or rounding is all that is left.
             size *= 0.5
+            if size < _SHORTEST or best.slope <= _SMALL * first_slope:
+                break
         else:
-            break
-        (ability, other), at, reached, (slopes, bends) = here, there, value, more
-    assert best is not None
-    return best
+            best, size = Point(ability, other, slope), 1.0
+            first_slope = first_slope or slope
+            if slope <= _NOTHING * number:
+                break
+            information = Information.of(rows, at, precision, bends)
+            tol = float(np.clip(slope / first_slope, 1e-8, 1e-2))
+            moves = information.solve(by_ability - by_ability.mean(), by_other, tol)
+        ability, other = best.ability + size * moves[0], best.other + size * moves[1]
+        at, slopes, bends = _evaluate(rows, ability, other, prior)
+    return Point(*start, np.inf) if best is None else best
 
 
 def _evaluate(
     rows: Rows,
     ability: Vector,
     other: Vector,
-    precision: float,
-    prior: Callable[[Vector], tuple[float, Vector, Vector]],
-) -> tuple[Expansion, float, Vector, Vector]:
+    prior: Callable[[Vector], tuple[Vector, Vector]],
+) -> tuple[Expansion, Vector, Vector]:
     at = expand(rows, rows.log_odds(ability, other), float(other[-1]) if rows.has_tie else 0.0)
-    height, slopes, bends = prior(other)
-    return at, at.value + height - 0.5 * precision * float(ability @ ability), slopes, bends
+    return at, *prior(other)

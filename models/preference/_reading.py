@@ -65,9 +65,7 @@ def read_columns(
     if total is None:
         parts = outcomes if given else (1.0, None, None)
         names = ("wins", "losses", "ties")
-        counts = np.stack(
-            [_numbers(p, n, m, 0.0) for p, n in zip(parts, names, strict=True)], -1
-        )
+        counts = np.stack([_numbers(p, n, m, 0.0) for p, n in zip(parts, names, strict=True)], -1)
     totals = _numbers(total, "total", m, 0.0) if counts is None else counts.sum(-1)
     if home is not None:
         home = _numbers(home, "home", m, -1.0)
@@ -86,9 +84,7 @@ def read_columns(
     )  # fmt: skip
 
 
-def _encode_items(
-    first: Any, second: Any, items: Any
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _encode_items(first: Any, second: Any, items: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Positions [2m] of both columns in one list of ids."""
     whole = [np.asarray(part) for part in (first, second)]
     if all(part.dtype.kind in "iu" for part in whole):
@@ -100,9 +96,7 @@ def _encode_items(
     return encode(both, "first, second", items, "items")
 
 
-def _codes(
-    values: Any, name: str, m: int, listed: Any
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _codes(values: Any, name: str, m: int, listed: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
     values = column(values, name)
     if len(values) != m:
         raise DataError(f"{name}: expected {m} entries, one for each row, got {len(values)}")

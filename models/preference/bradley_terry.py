@@ -154,9 +154,10 @@ class BradleyTerry(AbilityPrior):
         if self.ties == "half":
             return data.halved
         if data.has_ties:
+            number = float(data.counts[:, 2].sum())
             raise DataError(
-                f"ties: this program has no ties and the data have {float(data.counts[:, 2].sum()):g}"
-                "; choose ties='davidson', 'rao-kupper' or 'half'"
+                f"ties: this program has no ties and the data have {number:g}; choose "
+                "ties='davidson', 'rao-kupper' or 'half'"
             )
         return data
 

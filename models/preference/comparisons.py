@@ -19,7 +19,13 @@ from likely.models.preference._reading import Columns, aggregate, read_columns
 
 def log_coefficient(counts: Tensor) -> Tensor:
     """Logarithm of the multinomial coefficient of counts ``[*batch, 3]``, ``[*batch]``."""
-    return torch.lgamma(counts.sum(-1) + 1) - torch.lgamma(counts + 1).sum(-1)
+    total = counts.sum(-1)
+    found = torch.zeros_like(total)
+    # A single comparison has the coefficient one, and most of a sparse table are single.
+    several = (counts != total.unsqueeze(-1)).all(-1) & (total > 0)
+    parts = torch.lgamma(counts[several] + 1).sum(-1)
+    found[several] = torch.lgamma(total[several] + 1) - parts
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,9 +222,9 @@ class Comparisons:
         Examples
         --------
         >>> import pandas as pd
-        >>> table = pd.DataFrame({"host": ["a", "b"], "guest": ["b", "a"], "w": [4, 3], "l": [3, 4]})
-        >>> Comparisons.from_frame(table, "host", "guest", "w", "l", home=1).home
-        tensor([1., 1.])
+        >>> games = pd.DataFrame({"host": ["a"], "guest": ["b"], "w": [4], "l": [3]})
+        >>> Comparisons.from_frame(games, "host", "guest", "w", "l", home=1)
+        Comparisons(1 rows, 7 comparisons, 2 items)
         """
         names = [wins, losses, ties, total, home, annotator, period]
         columns = [first, second, *(name for name in names if isinstance(name, str))]
@@ -242,9 +248,9 @@ class Comparisons:
     @classmethod
     def _of(cls, columns: Columns) -> Comparisons:
         """The container of columns that were read."""
-        dtype = torch.get_default_dtype()
+        counts, dtype = columns.counts, torch.float64
 
-        def tensor(value: Any, kind: torch.dtype | None = None) -> Tensor | None:
+        def tensor(value: Any, kind: torch.dtype | None = None) -> Any:
             if value is None:
                 return None
             return torch.from_numpy(np.ascontiguousarray(value)).to(kind)
@@ -252,7 +258,8 @@ class Comparisons:
         return cls(
             first=torch.from_numpy(columns.first),
             second=torch.from_numpy(columns.second),
-            counts=tensor(columns.counts, dtype),
+            # Columns are read one by one: they lie together.
+            counts=None if counts is None else tensor(counts.T, dtype).T,
             total=torch.from_numpy(columns.total).to(dtype),
             items=columns.items,
             home=tensor(columns.home, dtype),
@@ -345,7 +352,7 @@ class Comparisons:
         counts = self.outcomes()
         half = 0.5 * counts[:, 2]
         parts = [counts[:, 0] + half, counts[:, 1] + half, torch.zeros_like(half)]
-        return replace(self, counts=torch.stack(parts, -1))
+        return replace(self, counts=torch.stack(parts).T)
 
     @cached_property
     def coefficient(self) -> Tensor:
@@ -384,20 +391,27 @@ class Comparisons:
         parts = np.split(places, np.cumsum(np.bincount(label))[:-1])
         return [self.items[parts[k]] for k in order]
 
+    def _edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Winner and loser of every kind of outcome that occurred; a tie goes both ways."""
+        first, second = self.first.cpu().numpy(), self.second.cpu().numpy()
+        if self.counts is None:
+            up = down = self.total.cpu().numpy() > 0
+        else:
+            won, lost, tied = (part > 0 for part in self.counts.T.cpu().numpy())
+            up, down = won | tied, lost | tied
+        return np.r_[first[up], second[down]], np.r_[second[up], first[down]]
+
     @cached_property
     def _labels(self) -> dict[str, NDArray[np.int64]]:
         """Number of the group of each item, by kind of connection."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        counts = self.total[:, None].expand(-1, 2) if self.counts is None else self.counts
-        won = (counts[:, :2] + (counts[:, 2:] if counts.shape[1] == 3 else 0)).cpu().numpy() > 0
-        i, j = self.first.cpu().numpy(), self.second.cpu().numpy()
-        tail = np.concatenate([i[won[:, 0]], j[won[:, 1]]])
-        head = np.concatenate([j[won[:, 0]], i[won[:, 1]]])
+        tail, head = self._edges()
         shape = (self.n_items, self.n_items)
         graph = coo_array((np.ones(len(tail), np.int8), (tail, head)), shape=shape).tocsr()
-        return {
-            kind: connected_components(graph, directed=True, connection=kind)[1]
-            for kind in ("weak", "strong")
-        }
+        count, strong = connected_components(graph, directed=True, connection="strong")
+        weak = strong
+        if count > 1:
+            _, weak = connected_components(graph, directed=True, connection="weak")
+        return {"weak": np.asarray(weak, np.int64), "strong": np.asarray(strong, np.int64)}

@@ -79,8 +79,9 @@ class OutcomeCounts(dist.TorchDistribution):
     tie, rule
         As in `log_chances`.
     coefficient
-        The logarithm of the multinomial coefficient of counts that will be asked for, ``[m]``,
-        where it is known: it depends on no unknown.
+        The logarithm of the multinomial coefficient of the counts that will be asked for, ``[m]``,
+        where it is known, since it depends on no unknown. These counts then have been checked:
+        their sums are ``total``, and there are ties only where a rule has them.
 
     Examples
     --------
@@ -118,10 +119,11 @@ class OutcomeCounts(dist.TorchDistribution):
         if self.rule in ("davidson", "rao-kupper"):
             return counted(value, log_chances(self.log_odds, self.tie, self.rule)) + constant
         # w log σ(d) + l log σ(−d), where log σ(−d) = log σ(d) − d.
-        drawn = value[..., 2]
-        sure = value[..., :2].sum(-1) * F.logsigmoid(self.log_odds) - value[..., 1] * self.log_odds
-        sure = sure + constant
-        return torch.where(drawn == 0, sure, torch.full_like(sure, -torch.inf))
+        decided = self.total if self.coefficient is not None else value[..., :2].sum(-1)
+        sure = decided * F.logsigmoid(self.log_odds) - value[..., 1] * self.log_odds + constant
+        if self.coefficient is not None:
+            return sure
+        return torch.where(value[..., 2] == 0, sure, torch.full_like(sure, -torch.inf))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw counts ``[*sample, *batch, m, 3]``."""

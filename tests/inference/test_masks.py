@@ -13,7 +13,8 @@ import pytest
 import torch
 from pyro import poutine
 
-from likely.inference import MLE, Laplace
+from likely.inference import MAP, MLE, Laplace
+from likely.models import NaiveBayes
 
 X = torch.tensor([1.0, 2.0, 50.0, 4.0, 5.0, 60.0], dtype=torch.float64)
 KEEP = torch.tensor([True, True, False, True, True, False])
@@ -106,6 +107,13 @@ def two_sites(x, y, keep):
 def test_an_observation_of_two_sites_counts_if_one_of_them_does():
     y = torch.where(KEEP, X, 0.0)
     assert MLE(init={"loc": [0.0, 50.0]}).fit(two_sites, X, y, KEEP).n_observations == 6
+
+
+def test_an_observed_class_and_its_outcome_are_one_observation():
+    x, y = torch.tensor([[0, 1], [1, 1], [1, 0], [0, 0]]), torch.tensor([0, 1, 1, 0])
+    some = torch.tensor([0, 1, 1, -1])
+    counts = [MAP().fit(NaiveBayes(2), x, y=labels).n_observations for labels in (y, some, None)]
+    assert counts == [4, 4, 4]
 
 
 def by_event(x, keep):

@@ -337,6 +337,19 @@ def test_a_simplex_that_is_no_table_is_told_apart(source, args):
         assert find_tables(program, {"shares": double([0.2, 0.5, 0.3])}) == frozenset()
 
 
+def test_a_start_at_a_special_point_makes_no_table():
+    def around(y):
+        base = pyro.sample("base", dist.Dirichlet(torch.ones(3)))
+        shift = pyro.sample("shift", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Categorical(logits=base.log() + shift), obs=y)
+
+    program = Program(around, torch.tensor([0, 0, 0, 1, 2]))
+    with program.session(0):
+        start = {"base": double([0.2, 0.5, 0.3]), "shift": double([0.0, 0.0, 0.0])}
+        assert find_tables(program, start) == frozenset()
+
+
 def test_a_simplex_that_is_no_table_is_still_optimised():
     fit = EM().fit(blend, BLEND_X, BLEND_Y)
 

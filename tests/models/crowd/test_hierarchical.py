@@ -180,6 +180,15 @@ def test_degenerate_crowds(degenerate_crowd):
         assert fit.latent("truth").shape == (crowd.n_tasks, 2)
 
 
+def test_the_posterior_rises_where_one_class_is_known_to_be_absent():
+    # Deviations start at exactly zero, where the population's table looks like one used alone.
+    crowd = Annotations.from_arrays([0, 0, 1, 1], ["a", "b"] * 2, [0, 0, 1, 1], truth=[1, 1])
+    fit = EM(objective="posterior").fit(HierarchicalDawidSkene(2), crowd)
+    assert fit.converged
+    assert (np.diff(fit.history["objective"]) >= -1e-9).all()
+    assert fit.params["prevalence"].tolist() == [0.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

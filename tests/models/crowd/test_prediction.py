@@ -277,12 +277,13 @@ def test_nothing_global_changes():
     fit = fit_of("GLAD")
     torch.set_default_dtype(torch.float32)
     state, mine = torch.random.get_rng_state(), random.getstate()
+    stored = list(pyro.get_param_store())
     found = PROGRAMS["GLAD"].predict_truth(fit, TUESDAY)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert random.getstate() == mine
     assert torch.get_default_dtype() == torch.float32
     assert found.dtype == torch.float64
-    assert not list(pyro.get_param_store())
+    assert list(pyro.get_param_store()) == stored
 
 
 # -- a refit -------------------------------------------------------------------------------------

@@ -1,0 +1,245 @@
+"""Policy gradients whose rewards a judge makes up, who learns as well."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium
+import pandas as pd
+import torch
+from gymnasium.envs.registration import EnvSpec
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from likely.envs import TabularMDP, Trajectories, absorbed
+from likely.inference.checkpoints import Checkpoint, seed_of
+from likely.inference.engines.checks import check_choice
+from likely.inference.errors import OptionError
+from likely.inference.fit import Fit
+from likely.inference.imitation.acting import ActingPolicy
+from likely.inference.imitation.learner import PolicyLearner
+from likely.inference.imitation.playing import play, spaces
+from likely.inference.imitation.policy_gradient import PolicyGradient
+from likely.inference.imitation.result import INTERRUPTED, Imitation
+from likely.models.policy import Policy
+
+ENDS = ("ignored", "absorbed")
+COLUMNS = ("iteration", "reward", "return", "length", "entropy", "kl")
+
+
+class Judge(Protocol):
+    """Makes rewards of what a learner does."""
+
+    def learn(self, learner: Trajectories) -> dict[str, float]:
+        """Look at new episodes; facts for the history."""
+        ...
+
+    def rewards(self, learner: Trajectories, policy: ActingPolicy) -> Tensor:
+        """Rewards [N] of the steps of a policy's episodes."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the next round depends on, as tensors and plain values."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What an episode's end means to a judge.
+
+    Parameters
+    ----------
+    kind
+        ``"ignored"``: nothing comes after it, which makes it a gain where rewards are negative and
+        a loss where they are positive. ``"absorbed"``: a state like others does, up to the
+        horizon, whose rewards the last step gets (Kostrikov et al. 2019, section 4.1).
+    horizon
+        T.
+    discount
+        γ.
+    """
+
+    kind: str
+    horizon: int | None
+    discount: float
+
+    def seen(self, trajectories: Trajectories) -> Trajectories:
+        """Episodes as the judge sees them."""
+        if self.kind == "ignored":
+            return trajectories
+        assert self.horizon is not None
+        return absorbed(trajectories, self.horizon)
+
+    def paid(self, trajectories: Trajectories, rewards: Tensor) -> Trajectories:
+        """Episodes of the learner with the rewards [N'] of what the judge saw of them."""
+        if self.kind == "ignored":
+            return trajectories.with_rewards(rewards)
+        assert self.horizon is not None
+        longer = self.seen(trajectories.with_rewards(None))
+        own = longer.step < trajectories.lengths[longer.episode]
+        found = rewards[own].clone()
+        # How long after the last step of one's own.
+        late = longer.step - trajectories.lengths[longer.episode] + 1
+        after = rewards[~own] * self.discount ** late[~own].double()
+        last = trajectories.starts + trajectories.lengths - 1
+        return trajectories.with_rewards(
+            found.index_add(0, last[longer.episode[~own]], after.to(found))
+        )
+
+
+def ends_of(kind: str, env: Any, horizon: int | None, discount: float) -> Ends:
+    """What ends mean in an environment.
+
+    Raises
+    ------
+    OptionError
+        If there is no such way, or no time limit is known up to which states are absorbed.
+    """
+    check_choice("ends", kind, ENDS)
+    if kind == "absorbed" and horizon is None:
+        known = gymnasium.spec(env) if isinstance(env, str) else getattr(env, "spec", env)
+        horizon = known.max_episode_steps if isinstance(known, EnvSpec) else None
+        if horizon is None:
+            raise OptionError("horizon: absorbed ends need a time limit, and none is known")
+    return Ends(kind, horizon, discount)
+
+
+def follow(
+    method: str,
+    env: Any,
+    policy: Policy,
+    judge: Judge,
+    options: PolicyGradient,
+    *,
+    ends: str = "ignored",
+    init: Mapping[str, Any] | Fit | Imitation | None = None,
+    path: str | PathLike[str] | None = None,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
+    env_options: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
+    extra: Callable[[], dict[str, Any]] | None = None,
+) -> Imitation:
+    """Play, let the judge learn, move the policy by the judge's rewards; again.
+
+    Parameters
+    ----------
+    method
+        Name of the result's method.
+    env
+        As in `policy_gradient`.
+    policy
+        Of `likely.models`.
+    judge
+        Makes the rewards; those of the environment are shown and have no effect.
+    options
+        Of the steps. ``target`` has no effect, as it is about rewards that nobody knows.
+    ends
+        As in `Ends`.
+    init, path, callback, env_options
+        As in `policy_gradient`.
+    about
+        What the judge is: names and numbers that a run which goes on must share.
+    extra
+        Gives the result's ``extra`` at the end.
+
+    Returns
+    -------
+    Imitation
+        ``history`` has a row for each iteration: ``reward``, the judge's, and ``return``, the
+        environment's, of an episode; ``length``, ``entropy``, ``kl``, what the judge says, and
+        ``seconds``.
+    """
+    more = dict(env_options or {})
+    if options.discount is None:
+        gamma = env.discount if isinstance(env, TabularMDP) else 1.0
+        options = replace(options, discount=gamma)
+    assert options.discount is not None
+    until = ends_of(ends, env, options.horizon, options.discount)
+    learner = options.learner(policy, *spaces(env, **more), init)
+    named = {"method": method, "ends": ends, **_about(policy, learner, options), **(about or {})}
+    kept = Checkpoint(None if path is None else Path(path), named)
+    rows: list[dict[str, Any]] = []
+    stopped, spent = "", 0.0
+    if (state := kept.load()) is not None:
+        learner.restore(state["learner"])
+        judge.restore(state["judge"])
+        rows, spent = list(state["rows"]), float(state["seconds"])
+    started = time.perf_counter()
+
+    def played(number: int) -> Trajectories:
+        seed = seed_of(options.seed, number)
+        return play(env, learner.acting(), options.episodes, seed, options.horizon, **more)
+
+    with tqdm(total=options.iterations, initial=len(rows), disable=not options.progress) as bar:
+        bar.set_description(method.replace("_", " "))
+        while len(rows) < options.iterations:
+            begun = time.perf_counter()
+            try:
+                seen = played(len(rows))
+                shown = until.seen(seen)
+                told = judge.learn(shown)
+                paid = until.paid(seen, judge.rewards(shown, learner.acting()))
+                facts = learner.update(paid)
+            except KeyboardInterrupt:
+                stopped = INTERRUPTED
+                break
+            earned = torch.nan if seen.rewards is None else float(seen.returns().mean())
+            row = {
+                "iteration": len(rows),
+                "reward": float(paid.returns().mean()),
+                "return": earned,
+                "length": float(seen.lengths.double().mean()),
+                **facts,
+                **told,
+                "seconds": time.perf_counter() - begun,
+            }
+            rows.append(row)
+            total = spent + time.perf_counter() - started
+            kept.save(
+                {
+                    "learner": learner.state(),
+                    "judge": judge.state(),
+                    "rows": rows,
+                    "seconds": total,
+                }
+            )
+            bar.update(1)
+            bar.set_postfix_str(f"reward {row['reward']:.4g}", refresh=False)
+            if callback is not None and callback(dict(row)) is True:
+                stopped = "the callback said so"
+                break
+    history = pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
+    fit = learner.fit(
+        played(len(rows)),
+        history.rename(columns={"reward": "objective"}),
+        name=method,
+        seconds=spent + time.perf_counter() - started,
+        converged=False,
+    )
+    return Imitation(
+        method, learner.acting(), fit, history, stopped, {} if extra is None else extra()
+    )
+
+
+def _about(policy: Policy, learner: PolicyLearner, options: PolicyGradient) -> dict[str, Any]:
+    """What a run that is continued must share with the one before."""
+    free = ("iterations", "progress", "target")
+    own = {n: v for n, v in options.described().items() if n not in free}
+    states, actions = map(repr, learner.program.spaces)
+    size = learner.program.coordinates.size
+    return {
+        "policy": type(policy).__name__,
+        "unknowns": size,
+        "states": states,
+        "actions": actions,
+        **own,
+    }
