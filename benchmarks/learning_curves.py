@@ -87,12 +87,21 @@ def regression_strategies() -> dict[str, dict[str, Any]]:
 
 
 def crowd_strategies() -> dict[str, dict[str, Any]]:
+    committee = Committee(5)
     return {
         "random": {"acquisition": "random"},
         "entropy, anybody": {"acquisition": "entropy"},
         "margin, anybody": {"acquisition": "margin"},
         "entropy, least error": {"acquisition": PointThenPerson("entropy", LeastError())},
         "information": {"acquisition": GainPerCost("information"), "relabel": True},
+        # The posterior of the joint model is costly to draw from; five bootstraps stand for it.
+        "QBC (vote entropy)": {"acquisition": "vote_entropy", "committee": committee},
+        "BALD": {"acquisition": "bald", "committee": committee},
+        "PowerBALD": {"acquisition": "power_bald", "committee": committee},
+        "BatchBALD": {
+            "acquisition": Joint("batch_bald", in_turn, 300),
+            "committee": committee,
+        },
     }
 
 

@@ -97,6 +97,7 @@ def _extended(trajectories: Trajectories) -> tuple[Space, Tensor, Tensor]:
     if len(space.shape) != 1:
         raise DataError(f"states: expected Discrete ones or vectors, got {space}")
     low, high = (np.append(np.minimum(space.low, 0), 0), np.append(np.maximum(space.high, 0), 1))
+    low, high = low.astype(space.dtype), high.astype(space.dtype)
     longer = torch.cat([states, states.new_zeros(len(states), 1)], -1)
     sink = torch.zeros_like(longer[0])
     sink[-1] = 1

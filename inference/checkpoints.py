@@ -17,6 +17,16 @@ from likely.inference.errors import FitError
 # Of the state's layout.
 VERSION = 1
 STATE = "state.pt"
+# What reading a damaged or a foreign file ends with.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -102,10 +112,8 @@ class Checkpoint:
             # Tensors and plain values only: a file cannot run anything.
             content = torch.load(path, weights_only=True)
             version, found, state = content["version"], content["about"], content["state"]
-        except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise FitError(f"path: {path} is not the state of a run: {error}") from error
-        except pickle.UnpicklingError as error:
-            raise FitError(f"path: {path} holds more than the state of a run") from error
         if version != VERSION:
             raise FitError(f"path: {path} has layout {version}, expected {VERSION}")
         check_belongs(found, self.about, self.folder)

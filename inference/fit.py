@@ -273,10 +273,7 @@ class Fit:
 
     @property
     def n_observations(self) -> int:
-        """Number of observations: independent terms of the log-likelihood that are not masked.
-
-        Sites in the same plates are about the same observations, which count once.
-        """
+        """Number of observations that no mask hides; sites in the same plates share theirs."""
         from likely.inference.masks import count_observations
 
         program = self.bound("n_observations")

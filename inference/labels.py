@@ -111,8 +111,9 @@ def labelling(
     Raises
     ------
     FitError
-        If no site has components, sites disagree about their number, the reference has other
-        shapes or no site in common, or something is not finite.
+        If no site has components, an axis is none of its site's, sites disagree about their number
+        of components, the reference has other shapes or no site in common, or something is not
+        finite.
     """
     size = _count(draws, axes)
     flat = {site: draws[site].detach().flatten(0, 1).double() for site in axes if site in draws}
@@ -210,11 +211,30 @@ def _shared(flat: Draws, reference: Draws) -> dict[str, torch.Tensor]:
     return shared
 
 
+def _check_axes(site: str, own: object, draws: torch.Tensor) -> None:
+    """Raise unless these are different axes of a site's shape."""
+    count = draws.dim() - 2
+    whole = isinstance(own, tuple | list) and all(
+        isinstance(axis, int) and not isinstance(axis, bool) and 0 <= axis < count for axis in own
+    )
+    if not whole or len(set(own)) < len(own):  # type: ignore[call-overload, arg-type]
+        raise FitError(
+            f"axes: site '{site}' has draws [chain, draw, *shape] of shape {tuple(draws.shape)}, "
+            f"and its axes must be different integers from 0 to {count - 1}, got {own!r}"
+            if count > 0
+            else f"axes: draws of site '{site}' must be [chain, draw, *shape] with an axis of its "
+            f"own, got shape {tuple(draws.shape)}"
+        )
+
+
 def _count(draws: Draws, axes: Axes) -> int:
     """Number of components, the same in all sites."""
     sizes: dict[tuple[str, int], int] = {}
+    if not isinstance(axes, Mapping):
+        raise FitError(f"axes must map sites to tuples of axes, got {type(axes).__name__}")
     for site, own in axes.items():
-        if site in draws and own:
+        if site in draws and own != ():
+            _check_axes(site, own, draws[site])
             sizes |= {(site, axis): draws[site].shape[axis + 2] for axis in own}
             if not bool(torch.isfinite(draws[site]).all()):
                 raise FitError(f"draws of site '{site}' are not finite, so they have no labels")

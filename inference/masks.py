@@ -17,7 +17,8 @@ def count_observations(program: Program, values: Values) -> int:
     """Number of observations that no mask hides: independent terms of the log-likelihood.
 
     Terms in the same plates belong to the same observations: a class that was observed and the
-    outcome below it are one, as they are where the class is a latent. Must be called inside the program's session.
+    outcome below it are one, as they are where the class is a latent. Must be called inside the
+    program's session.
 
     Parameters
     ----------

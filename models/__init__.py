@@ -37,8 +37,11 @@ from likely.models.preference import (
     BradleyTerry,
     Comparisons,
     CrowdBradleyTerry,
+    DirectPreference,
     PlackettLuce,
     Rankings,
+    TrajectoryPairs,
+    TrajectoryPreference,
 )
 from likely.models.regression import LinearRegression, LogisticRegression, PoissonRegression
 from likely.models.softmax import SoftmaxRegression
@@ -54,6 +57,7 @@ __all__ = [
     "Comparisons",
     "CrowdBradleyTerry",
     "DawidSkene",
+    "DirectPreference",
     "FeatureDependentCrowd",
     "GaussianMixture",
     "GaussianModel",
@@ -89,6 +93,8 @@ __all__ = [
     "TabularPolicy",
     "TabularStates",
     "TrajectoryModel",
+    "TrajectoryPairs",
+    "TrajectoryPreference",
     "Visits",
     "each_class",
     "each_label",

@@ -91,6 +91,14 @@ def _counted(values: Any) -> tuple[NDArray[np.int64], NDArray[Any]] | None:
     return rank[places], (np.flatnonzero(seen) + low).astype(numbers.dtype)
 
 
+def listed_ids(ids: NDArray[Any]) -> list[Any]:
+    """Ids one by one, as Python's own values; dates and times as NumPy's, which stay such.
+
+    Those finer than a microsecond, which Python has not, NumPy would list as counts since 1970.
+    """
+    return list(ids) if ids.dtype.kind in "mM" else list(ids.tolist())
+
+
 def categories(values: Any) -> NDArray[Any] | None:
     """The levels of a pandas categorical in its own order, unused ones included, else None."""
     kind = getattr(values, "dtype", None)

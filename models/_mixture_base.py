@@ -131,10 +131,9 @@ class MixtureProgram(ABC):
         Raises
         ------
         DataError
-            If neither ``x`` nor both ``n`` and ``dim`` are given, ``x`` is not a matrix, has fewer
-            rows than there are components, or a prior has another number of features; looked at
-            while Pyro validates: ``x`` holds infinite entries, impossible ones, or a feature that
-            is missing everywhere.
+            If neither ``x`` nor both ``n`` and ``dim`` are given, ``x`` is not a matrix, or a prior
+            has another number of features; looked at while Pyro validates: ``x`` holds infinite
+            entries, impossible ones, or a feature that is missing everywhere.
         """
         x, n, d = self._rows_or_size(x, n, dim)
         like = torch.empty(()) if x is None else x
@@ -166,10 +165,21 @@ class MixtureProgram(ABC):
     def initial(
         self, x: Any = None, *, n: int | None = None, dim: int | None = None, weights: Any = None
     ) -> dict[str, Tensor]:
-        """Start at the moments of clusters, drawn with torch's random numbers."""
+        """Start at the moments of clusters, drawn with torch's random numbers.
+
+        Raises
+        ------
+        DataError
+            As for a call, and if there are fewer rows than components.
+        """
         if x is None:
             return {}
         x, n, _ = self._rows_or_size(x, n, dim)
+        # Fewer rows start no fit; for what a fit predicts they are enough.
+        if n < self.n_components:
+            raise DataError(
+                f"x must have at least one row for each of {self.n_components} components, got {n}"
+            )
         whole = x
         x, row_weights = _counted(x, as_weights(weights, n, x))
         chosen = start_rows(len(x), self.n_components, x.device)
@@ -361,11 +371,6 @@ class MixtureProgram(ABC):
             shape = tuple(x.shape)
             if n not in (None, shape[0]) or dim not in (None, shape[1]):
                 raise DataError(f"x has shape {shape}, but n={n} and dim={dim} were given")
-            if shape[0] < self.n_components:
-                raise DataError(
-                    f"x must have at least one row for each of {self.n_components} components, "
-                    f"got {shape[0]}"
-                )
         self.family.check_size(shape[1])
         return x, *shape
 

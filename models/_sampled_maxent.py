@@ -265,9 +265,7 @@ def trajectory_features(
     [[1.0, 0.5]]
     """
     if not isinstance(trajectories, Trajectories):
-        raise DataError(
-            f"trajectories: expected Trajectories, got {type(trajectories).__name__}"
-        )
+        raise DataError(f"trajectories: expected Trajectories, got {type(trajectories).__name__}")
     gamma = as_number(discount, "discount", 0.0, 1.0)
     states = trajectories.step_states
     if isinstance(features, Tensor) and features.dim() == 3:

@@ -22,6 +22,8 @@ class Visits:
     ----------
     counts
         [S, A], or [T, S, A] where the time matters; at least 0, and fractions are allowed.
+    episodes
+        How many episodes they were counted in.
 
     Raises
     ------
@@ -39,8 +41,10 @@ class Visits:
     """
 
     counts: Tensor
+    episodes: float = 1.0
 
     def __post_init__(self) -> None:
+        as_number(self.episodes, "episodes", 0.0, above=True)
         counts = as_double(self.counts, "counts")
         if counts.dim() not in (2, 3):
             raise DataError(
@@ -79,7 +83,7 @@ class Visits:
             times = torch.arange(len(table), dtype=table.dtype)
             where = state_marginals(mdp, table)[:-1] * (mdp.discount**times).unsqueeze(-1)
             found = where.unsqueeze(-1) * table
-        return cls(scale * found * mdp.alive.unsqueeze(-1))
+        return cls(scale * found * mdp.alive.unsqueeze(-1), scale)
 
     @classmethod
     def from_trajectories(
@@ -119,7 +123,7 @@ class Visits:
         place = (time * sizes[1] + states) * sizes[2] + actions
         flat = torch.bincount(place, weight, sizes[0] * sizes[1] * sizes[2])
         counts = flat.reshape(sizes)
-        return cls(counts if horizon is not None else counts[0])
+        return cls(counts if horizon is not None else counts[0], len(trajectories))
 
     def to(
         self, dtype: torch.dtype | None = None, device: torch.device | str | None = None

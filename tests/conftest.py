@@ -31,7 +31,10 @@ from likely.models import (
     MACE,
     Annotations,
     BernoulliModel,
+    BradleyTerry,
     CategoricalModel,
+    Comparisons,
+    CrowdBradleyTerry,
     DawidSkene,
     FeatureDependentCrowd,
     GaussianMixture,
@@ -45,8 +48,10 @@ from likely.models import (
     Mixture,
     MixturePolicy,
     NaiveBayes,
+    PlackettLuce,
     PoissonModel,
     PoissonRegression,
+    Rankings,
     Sequences,
     SoftmaxRegression,
     TabularPolicy,
@@ -391,6 +396,38 @@ def drifting(episodes: int) -> Callable[[], tuple[Trajectories]]:
     return design
 
 
+def league(teams: int, games: int) -> Callable[[], tuple[Comparisons]]:
+    """Every team meets every other at home, so many times."""
+
+    def design() -> tuple[Comparisons]:
+        pairs = [(i, j) for i in range(teams) for j in range(teams) if i != j]
+        first, second = zip(*pairs, strict=True)
+        return (Comparisons.from_arrays(first, second, total=games, home=1),)
+
+    return design
+
+
+def judged(items: int, judges: int, times: int) -> Callable[[], tuple[Comparisons]]:
+    """Every judge compares every pair, so many times."""
+
+    def design() -> tuple[Comparisons]:
+        rows = [(i, j, k) for i in range(items) for j in range(i) for k in range(judges)]
+        first, second, judge = zip(*rows, strict=True)
+        return (Comparisons.from_arrays(first, second, total=times, annotator=judge),)
+
+    return design
+
+
+def races(runners: int, number: int) -> Callable[[], tuple[Rankings]]:
+    """Races of three or four runners in turn."""
+
+    def design() -> tuple[Rankings]:
+        lists = [[(r + k) % runners for k in range(3 + r % 2)] for r in range(number)]
+        return (Rankings.from_lists(lists, items=range(runners), decided=False),)
+
+    return design
+
+
 # A traced density takes half the time of a step where the program is large.
 TRACED = {"nuts": {"jit": True}}
 TRACED_SHORT = {"nuts": {"jit": True, "draws": 100}}
@@ -461,6 +498,32 @@ CONFIGS = [
         truth={"intercept": 0.5, "coefficients": [0.4, -0.6]},
         design=covariates(120, 2),
         plate="observation",
+    ),
+    Config(
+        name="bradley-terry",
+        program=BradleyTerry(4, ties="davidson", home_advantage=True),
+        truth={"ability": [0.9, 0.2, -0.3, -0.8], "home_advantage": 0.4, "tie": 0.7},
+        design=league(4, 40),
+        bind=lambda counts, data: (data.with_counts(counts),),
+        plate="comparison",
+    ),
+    Config(
+        name="crowd-bradley-terry",
+        program=CrowdBradleyTerry(4),
+        truth={"ability": [1.5, 0.5, -0.6, -1.4], "reliability": [0.95, 0.9, 0.6]},
+        design=judged(4, 3, 400),
+        bind=lambda counts, data: (data.with_counts(counts),),
+        plate="comparison",
+        latents=True,
+        options=TRACED_SHORT,
+    ),
+    Config(
+        name="plackett-luce",
+        program=PlackettLuce(5),
+        truth={"ability": [1.0, 0.4, 0.0, -0.5, -0.9]},
+        design=races(5, 150),
+        bind=lambda order, data: (data.with_order(order),),
+        plate="ranking",
     ),
     Config(
         name="naive-bayes",

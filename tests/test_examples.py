@@ -63,6 +63,12 @@ SAYS = {
         "ahead of the others at: [2, 3, 5] labels a task",
         "LabelMe",
     ],
+    "cloning.py": [
+        " 25000 steps:   500   500   500   500   500",
+        "a fall is the end  0.00999, 0.0449, 0.189, 1.21, 4.79, 18.6, 106; grows like T^2.0",
+        "0.497; grows like T^1.0",
+        "better than the expert",
+    ],
     "declare_your_own.py": ["rate", "broken with probability"],
     "vae.py": ["ELBO per picture, after", "PCA, 2 numbers", "VAE, 2 numbers"],
 }

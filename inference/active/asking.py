@@ -48,7 +48,10 @@ class Asking:
     relabel: bool = False
 
     def __post_init__(self) -> None:
-        cost = np.asarray(self.costs, dtype=float)
+        try:
+            cost = np.asarray(self.costs, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"costs must be numbers, got {self.costs!r}") from error
         if cost.ndim > 1 or not (np.isfinite(cost).all() and (cost >= 0).all()):
             raise OptionError(f"costs must be finite numbers of at least 0, got {self.costs!r}")
         if cost.ndim == 1 and len(cost) != self.n_annotators:
@@ -135,9 +138,24 @@ class Asking:
             )
         return chosen.astype(np.int64)
 
+    def payable(self, picks: Picks, left: float) -> Picks:
+        """Those picks that can be paid together, in order, with what is left."""
+        who = np.full(len(picks.indices), -1) if picks.annotators is None else picks.annotators
+        kept, total = [], 0.0
+        for position, price in enumerate(self.cost_of(who).tolist()):
+            if total + price <= left:
+                kept.append(position)
+                total += price
+        if len(kept) == len(who):
+            return picks
+        people = None if picks.annotators is None else picks.annotators[kept]
+        return picks._replace(
+            indices=picks.indices[kept], scores=picks.scores[kept], annotators=people
+        )
+
     def ask(self, picks: Picks) -> Ints:
         """The answers, −1 where there is none."""
-        return ask(self.oracle, self._queries(picks))
+        return ask(self.oracle, self.queries(picks, take(self.pool, picks.indices)))
 
     def checked(self, labels: Any, size: int) -> Ints:
         """Answers that came with `LabellingStopped`."""
@@ -157,6 +175,6 @@ class Asking:
         names = own if self.classes is None and own is not None else self.classes
         return tuple(range(self.n_classes)) if names is None else tuple(names)
 
-    def _queries(self, picks: Picks) -> Queries:
-        points = take(self.pool, picks.indices)
+    def queries(self, picks: Picks, points: Any) -> Queries:
+        """What the oracle is asked, with the points themselves."""
         return Queries(picks.indices, points, picks.annotators, self._names)

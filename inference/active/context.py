@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -32,11 +32,14 @@ class Picks(NamedTuple):
         float [b]: what the strategy thinks of them.
     annotators : ndarray or None
         int64 [b]: whom to ask, where the strategy chose that as well.
+    gain : float or None
+        What the best of all candidates is expected to bring; None for the highest of the scores.
     """
 
     indices: Ints
     scores: np.ndarray[Any, Any]
     annotators: Ints | None = None
+    gain: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,8 @@ class Context:
         How many people may be asked; 0 where nobody in particular is.
     pairs
         ``pairs(index)`` gives the (position in index, annotator) pairs that may be asked.
+    costs
+        Of an answer, or of one by each annotator.
     """
 
     x: Any
@@ -83,11 +88,17 @@ class Context:
     trainer: Trainer | None = None
     n_annotators: int = 0
     pairs: Callable[[Ints], tuple[Ints, Ints]] | None = None
+    costs: float | Sequence[float] = 1.0
 
     def probabilities(self, index: Ints) -> Tensor:
         """Class probabilities [draws, b, K] of rows of the pool."""
         return class_probabilities(
-            self.fits, take(self.x, index), self.n_classes, draws=self.draws, call=self.call
+            self.fits,
+            take(self.x, index),
+            self.n_classes,
+            draws=self.draws,
+            call=self.call,
+            rows=index,
         )
 
     @property

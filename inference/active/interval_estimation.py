@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,9 @@ import torch
 from scipy import special
 
 from likely.inference.active.context import Context
-from likely.inference.active.labelled import Ints, LabelledSet, TruthRule
+from likely.inference.active.labelled import Ints, LabelledSet, TruthRule, check_truth
 from likely.inference.active.people import askable, first_of_each
+from likely.inference.engines.checks import check_int, is_number
 from likely.inference.errors import OptionError
 
 LEVEL = 0.95
@@ -59,8 +61,10 @@ def annotator_intervals(
     >>> annotator_intervals(answers, 4)["mean"].round(3).tolist()
     [0.75, 0.667, 0.333, 0.5]
     """
-    if not 0.0 < level < 1.0:
-        raise OptionError(f"level must be between 0 and 1, got {level!r}")
+    check_level(level)
+    check_int("n_annotators", n_annotators, 1)
+    if not isinstance(labelled, LabelledSet):
+        raise OptionError(f"labelled must be a LabelledSet, got {type(labelled).__name__}")
     right, count = np.ones(n_annotators), np.full(n_annotators, 2.0)
     if len(labelled):
         best = labelled.posterior(truth).argmax(-1).numpy()
@@ -75,6 +79,12 @@ def annotator_intervals(
     half = special.stdtrit(count - 1, 0.5 + level / 2) * np.sqrt(mean * (1 - mean) / count)
     columns = {"answers": count.astype(int) - 2, "lower": mean - half, "mean": mean}
     return pd.DataFrame({**columns, "upper": mean + half})
+
+
+def check_level(level: Any) -> None:
+    """Raise an `OptionError` unless it is a number between 0 and 1."""
+    if not is_number(level) or not 0.0 < level < 1.0:
+        raise OptionError(f"level must be between 0 and 1, got {level!r}")
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,10 @@ class IntervalEstimation:
     level: float = LEVEL
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.share <= 1.0:
+        if not is_number(self.share) or not 0.0 <= self.share <= 1.0:
             raise OptionError(f"share must be from 0 to 1, got {self.share!r}")
+        check_level(self.level)
+        check_truth(self.truth)
 
     def __call__(self, context: Context, index: Ints) -> Ints:
         """Whom to ask about each point; seeded by the context."""

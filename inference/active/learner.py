@@ -8,24 +8,25 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from likely.inference.active.labelled import LabelledSet, TruthRule
-from likely.inference.active.metrics import Metric, as_metric
+from likely.inference.active.asking import Asking
+from likely.inference.active.labelled import LabelledSet, TruthRule, check_truth
+from likely.inference.active.metrics import Metric, as_metric, as_test
 from likely.inference.active.people import AnnotatorChoice
+from likely.inference.active.pools import check_function, check_pool, pool_fingerprint
 from likely.inference.active.predict import Call, points_and_labels
-from likely.inference.active.rounds import Rounds
-from likely.inference.active.state import FILE, State
-from likely.inference.active.stopping import Budget, StoppingRule
+from likely.inference.active.rounds import INTERRUPTED, Rounds
+from likely.inference.active.state import FILE, State, as_folder
+from likely.inference.active.stopping import Budget, Plateau, StoppingRule
 from likely.inference.active.strategies import Acquisition, as_strategy
 from likely.inference.active.training import Committee
 from likely.inference.engines.base import Engine
-from likely.inference.engines.checks import check_bool, check_int, check_seed
+from likely.inference.engines.checks import check_bool, check_int, check_seed, unbox
 from likely.inference.errors import OptionError
 from likely.inference.fit import POINT_ENGINES, Fit
-
-INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +109,8 @@ class ActiveLearner:
     budget : int
         Bytes that a block of probabilities of the pool may take.
     call : callable
-        From points and labels to arguments of the program, where these are not ``(x, labels)``;
-        used in predictions.
+        ``call(x, labels)`` gives the positional and keyword arguments of the program, ``(args,
+        kwargs)``, where these are not ``(x, labels)``.
     seed : int
         The same seed, the same questions.
     progress : bool
@@ -160,6 +161,7 @@ class ActiveLearner:
     progress: bool = False
 
     def __post_init__(self) -> None:
+        unbox(self)
         if not callable(self.program):
             raise OptionError(f"program must be a callable, got {self.program!r}")
         if not isinstance(self.engine, Engine):
@@ -174,8 +176,18 @@ class ActiveLearner:
         check_seed("seed", self.seed)
         check_bool("relabel", self.relabel)
         check_bool("progress", self.progress)
-        if self.classes is not None and len(self.classes) != self.K:
-            raise OptionError(f"classes must be {self.K} names, got {len(self.classes)}")
+        if self.classes is not None:
+            if not hasattr(self.classes, "__len__"):
+                raise OptionError(f"classes must be {self.K} names, got {self.classes!r}")
+            if len(self.classes) != self.K:
+                raise OptionError(f"classes must be {self.K} names, got {len(self.classes)}")
+        check_truth(self.truth)
+        if self.committee is not None and not isinstance(self.committee, Committee):
+            raise OptionError(f"committee must be a Committee, got {self.committee!r}")
+        for name in ("annotators", "call"):
+            check_function(name, getattr(self, name), none=name == "annotators")
+        # Costs and whom to ask are checked against the oracle.
+        Asking(self.oracle, (), self.K, self.classes, self.costs, self.relabel)
         strategy = as_strategy(self.acquisition)
         if (
             strategy.needs == "draws"
@@ -188,7 +200,7 @@ class ActiveLearner:
                 "committee=Committee(5), or an acquisition of one prediction such as 'entropy'"
             )
         for rule in self.rules:
-            if not callable(rule):
+            if not callable(rule) or isinstance(rule, type):
                 raise OptionError(f"stopping must hold rules such as Budget(100), got {rule!r}")
         as_metric(self.metric)
 
@@ -237,15 +249,19 @@ class ActiveLearner:
         Raises
         ------
         FitError
-            If ``path`` holds another run.
+            If ``path`` holds another run, or cannot be written.
         DataError
-            If the oracle's answers cannot be used.
+            If the oracle's answers, or the test points, cannot be used.
+        OptionError
+            If an argument cannot be used.
         """
-        folder = None if path is None else Path(path)
         if rounds is not None:
             check_int("rounds", rounds, 1)
-        if not len(pool):
-            raise OptionError("pool must hold at least one point, got none")
+        check_pool(pool)
+        test = as_test(test, self.K)
+        if test is None and any(isinstance(rule, Plateau) for rule in self.rules):
+            raise OptionError("stopping: Plateau looks at the metric, which needs test=(x, labels)")
+        folder = as_folder(path)
         state = self._start(pool, initial, folder)
         rounds_of = Rounds(self, pool, test)
         total = next((r.answers for r in self.rules if isinstance(r, Budget)), None)
@@ -263,7 +279,7 @@ class ActiveLearner:
                 if folder is not None:
                     state.save(folder)
                 bar.update(len(state.labelled) - bar.n)
-                if state.rows:
+                if state.rows and np.isfinite(state.rows[-1]["metric"]):
                     bar.set_postfix_str(f"metric {state.rows[-1]['metric']:.4f}", refresh=False)
         if stopped != INTERRUPTED and state.rows[-1]["n_answers"] < len(state.labelled):
             # The last answers make a fit, which the saved state leaves to the next round.
@@ -277,16 +293,33 @@ class ActiveLearner:
             "seed": self.seed,
             "acquisition": as_strategy(self.acquisition).name,
             "engine": self.engine.name,
+            "program": getattr(self.program, "__name__", type(self.program).__name__),
+            "pool": pool_fingerprint(pool),
         }
         if folder is not None and (folder / FILE).exists():
             state = State.load(folder)
             state.check_belongs(about, folder)
+            self._check_answers(state.labelled, f"path: {folder}", len(pool))
             return state.reopened()
         labelled = LabelledSet.empty(self.K) if initial is None else initial
+        if not isinstance(labelled, LabelledSet):
+            raise OptionError(f"initial must be a LabelledSet, got {type(labelled).__name__}")
         if labelled.n_classes != self.K:
             raise OptionError(f"initial must have {self.K} classes, got {labelled.n_classes}")
-        if len(labelled) and labelled.index.max() >= len(pool):
-            raise OptionError(
-                f"initial must be about the {len(pool)} points, got index {labelled.index.max()}"
-            )
+        self._check_answers(labelled, "initial", len(pool))
         return State(labelled, about=about)
+
+    def _check_answers(self, labelled: LabelledSet, name: str, size: int) -> None:
+        """Raise an `OptionError` unless answers are about the pool, by people of the oracle."""
+        if not len(labelled):
+            return
+        if labelled.index.max() >= size:
+            raise OptionError(
+                f"{name} must be about the {size} points, got index {labelled.index.max()}"
+            )
+        people = int(getattr(self.oracle, "n_annotators", 0) or 0)
+        if people and labelled.annotator.max() >= people:
+            raise OptionError(
+                f"{name} holds answers of annotator {labelled.annotator.max()}, and the oracle has "
+                f"{people} annotators"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 from likely.inference.active import acquisition
 from likely.inference.active.batches import top_batch
 from likely.inference.active.context import Context, Picks
-from likely.inference.active.labelled import Ints, LabelledSet, TruthRule
+from likely.inference.active.labelled import Ints, LabelledSet, TruthRule, check_truth
+from likely.inference.active.pools import check_function
 from likely.inference.active.predict import rows_within, take
 from likely.inference.active.strategies import Acquisition, as_strategy
 from likely.inference.engines.checks import check_choice, check_positive
@@ -58,6 +59,9 @@ class LeastError:
 
     truth: str | TruthRule = "majority_vote"
 
+    def __post_init__(self) -> None:
+        check_truth(self.truth)
+
     def __call__(self, context: Context, index: Ints) -> Ints:
         """Whom to ask about each point; of equally good ones the first."""
         position, annotator = askable(context, index)
@@ -85,6 +89,10 @@ class PointThenPerson:
     person: AnnotatorChoice = LeastError()
     name: ClassVar[str] = "point_then_person"
 
+    def __post_init__(self) -> None:
+        as_strategy(self.point)
+        check_function("person", self.person)
+
     @property
     def needs(self) -> str:
         """What the point's acquisition needs."""
@@ -102,7 +110,9 @@ class GainPerCost:
 
     All questions are on one scale, nats (or probability) for each unit of cost: whether to ask
     somebody else about a labelled point or to ask about a new one is decided by the same number.
-    A labelled point is believed what its answers say, a new one what the classifier says.
+    A new point is believed what the classifier says, a labelled one what its answers say: by Bayes'
+    rule with even odds and the annotators' tables where ``truth`` only counts answers (one vote of
+    somebody who errs leaves doubt), else by ``truth``.
 
     Parameters
     ----------
@@ -112,25 +122,22 @@ class GainPerCost:
         guess of its class is right. ``"model"``: what the answer says of the model, I(θ; answer),
         which is `bald` of the answer's probabilities Σ_k p_k(θ) π_k; needs posterior draws, and an
         answer to a labelled point counts as one more that the model has not seen.
-    costs : float or sequence of float
-        Price of an answer by each annotator.
+    costs : float or sequence of float, optional
+        Price of an answer, or of one by each annotator; by default the learner's ``costs``.
     truth : str or callable
-        What labelled points are believed to be, and what judges annotators where the program does
-        not.
+        What judges annotators where the program does not, see `LabelledSet.posterior`.
     """
 
     gain: str = "information"
-    costs: float | tuple[float, ...] = 1.0
+    costs: float | Sequence[float] | None = None
     truth: str | TruthRule = "majority_vote"
     name: ClassVar[str] = "gain_per_cost"
 
     def __post_init__(self) -> None:
         check_choice("gain", self.gain, ("information", "accuracy", "model"))
-        given = self.costs if isinstance(self.costs, Sequence) else (self.costs,)
-        for cost in given:
-            check_positive("costs", cost)
-        if isinstance(self.costs, Sequence):
-            object.__setattr__(self, "costs", tuple(self.costs))
+        check_truth(self.truth)
+        if self.costs is not None:
+            _prices(self.costs)
 
     @property
     def needs(self) -> str:
@@ -152,9 +159,11 @@ class GainPerCost:
 
     def _scored(self, context: Context) -> Iterator[tuple[Ints, Tensor, Ints]]:
         """Candidates part by part, with the best score of each and whose it is."""
-        known = _known(context, self.truth)
         n_people = context.n_annotators
-        cost = torch.as_tensor(np.broadcast_to(self.costs, (n_people,)).copy(), dtype=torch.float64)
+        if not n_people:
+            askable(context, context.candidates[:1])
+        known = _known(context, self.truth)
+        cost = _prices(context.costs if self.costs is None else self.costs, n_people)
         rows = rows_within(context.budget, n_people * context.n_classes, context.n_classes)
         for start in range(0, len(context.candidates), rows):
             index = context.candidates[start : start + rows]
@@ -244,9 +253,45 @@ def _known(context: Context, truth: str | TruthRule) -> dict[int, Tensor]:
     fit = context.fits[0]
     if isinstance(fit.bound("select()").source, CrowdProgram):
         belief = fit.latent("truth")
+    elif truth in ("majority_vote", "last"):
+        belief = answered(context, truth)
     else:
         belief = context.labelled.posterior(truth)
     return dict(zip(context.labelled.points.tolist(), belief, strict=True))
+
+
+def answered(context: Context, truth: str | TruthRule = "majority_vote") -> Tensor:
+    """What the answers to each labelled point say of its class, by Bayes' rule; [n_points, K].
+
+    p(k | answers) ∝ Π π[annotator, k, answer] with the tables of `answer_tables`: all classes are
+    equally likely before. Somebody unknown is right as often as somebody who has not answered yet.
+    """
+    labelled, k = context.labelled, context.n_classes
+    points = labelled.points
+    row = torch.from_numpy(np.searchsorted(points, labelled.index))
+    who, label = torch.from_numpy(labelled.annotator), torch.from_numpy(labelled.label)
+    tables = answer_tables(context, points, truth)
+    given = tables[row, who.clamp(min=0), :, label]
+    unknown = counted_tables(LabelledSet.empty(k), 1)[0].T[label]
+    chance = torch.where((who < 0).unsqueeze(-1), unknown, given)
+    # Somebody who never errs so far may still do.
+    logs = chance.clamp(min=torch.finfo(chance.dtype).tiny).log()
+    return logs.new_zeros(len(points), k).index_add_(0, row, logs).softmax(-1)
+
+
+def _prices(costs: Any, n_people: int | None = None) -> Tensor:
+    """Positive prices as a tensor, one for each person where their number is given."""
+    given = np.atleast_1d(np.asarray(costs, dtype=object))
+    if given.ndim != 1 or not len(given):
+        raise OptionError(f"costs must be a positive number, or one for each, got {costs!r}")
+    for cost in given:
+        check_positive("costs", cost)
+    if n_people is not None and len(given) not in (1, n_people):
+        raise OptionError(
+            f"costs must be one number, or one for each of {n_people} annotators, got {len(given)}"
+        )
+    price = torch.tensor(given.astype(float))
+    return price if n_people is None else price.expand(n_people)
 
 
 def askable(context: Context, index: Ints) -> tuple[Ints, Ints]:

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from likely.inference.errors import FitError, ProgramError
+from likely.inference.errors import FitError, OptionError, ProgramError
 from likely.inference.fit import Fit
 from likely.inference.handlers import base_distribution, is_deterministic, is_plate
 from likely.inference.program import Program, Values
@@ -25,6 +25,25 @@ def points_and_labels(x: Any, labels: Tensor) -> tuple[tuple[Any, ...], Mapping[
     return (x, labels), {}
 
 
+def called(call: Call, x: Any, labels: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of the program that ``call`` gives.
+
+    Raises
+    ------
+    OptionError
+        If they are not a tuple and a mapping.
+    """
+    given = call(x, labels)
+    if isinstance(given, tuple) and len(given) == 2:
+        args, kwargs = given
+        if isinstance(args, tuple | list) and isinstance(kwargs, Mapping):
+            return tuple(args), dict(kwargs)
+    raise OptionError(
+        "call must return the program's positional and keyword arguments, ((x, labels), {}), got "
+        f"{type(given).__name__}"
+    )
+
+
 def class_probabilities(
     fits: Fit | Sequence[Fit],
     x: Any,
@@ -33,6 +52,7 @@ def class_probabilities(
     draws: int = 100,
     call: Call = points_and_labels,
     gradient: bool = False,
+    rows: np.ndarray[Any, Any] | None = None,
 ) -> Tensor:
     """Probabilities of the classes of new points, draw by draw.
 
@@ -56,6 +76,8 @@ def class_probabilities(
         ``call(x, labels)`` gives the positional and keyword arguments of the program.
     gradient : bool
         Keep the graph, for derivatives by ``x``; a method ``predict_proba`` is then not asked.
+    rows : ndarray, optional
+        int64 [n]: the points' numbers, for errors.
 
     Returns
     -------
@@ -67,7 +89,8 @@ def class_probabilities(
     FitError
         If a fit has no program.
     ProgramError
-        If the program's density is not a number for each point.
+        If the program's density is not a number for each point, or a point's probabilities are
+        not finite.
 
     Examples
     --------
@@ -90,7 +113,15 @@ def class_probabilities(
             continue
         with torch.set_grad_enabled(gradient):
             found += _by_density(program, values, x, n_classes, call)
-    return torch.stack(found)
+    stacked = torch.stack(found)
+    finite = stacked.detach().isfinite().all(-1).all(0)
+    if not bool(finite.all()):
+        where = int((~finite).nonzero()[0, 0])
+        raise ProgramError(
+            f"the program gives no probabilities (NaN) to point "
+            f"{where if rows is None else rows[where]}: are all its features finite?"
+        )
+    return stacked
 
 
 def _by_hook(program: Program, values: Values, x: Any, n_classes: int) -> Tensor:
@@ -111,7 +142,7 @@ def _by_density(
 
     def bound(label: int) -> Program:
         labels = torch.full((n,), label, dtype=torch.int64, device=program.device)
-        args, kwargs = call(x, labels)
+        args, kwargs = called(call, x, labels)
         return program.rebind(*args, **kwargs)
 
     with program.session(0):

@@ -14,11 +14,12 @@ from likely.inference.active import acquisition as scores_of
 from likely.inference.active.batches import batch_bald, power_bald, top_batch
 from likely.inference.active.context import Context, Picks, Strategy
 from likely.inference.active.labelled import Ints
-from likely.inference.active.lookahead import LOSSES, expected_error_reduction, refit_program
+from likely.inference.active.lookahead import LOSSES, expected_error_reduction
 from likely.inference.active.one_pass import naive_bayes_error_reduction
-from likely.inference.active.predict import class_probabilities, take
+from likely.inference.active.predict import called, class_probabilities, take
 from likely.inference.active.subset import core_set, likelihood_projections, sparse_subset
-from likely.inference.engines.checks import check_bool, check_choice, check_int
+from likely.inference.active.training import with_options
+from likely.inference.engines.checks import check_bool, check_choice, check_int, check_positive
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.models import NaiveBayes
@@ -36,7 +37,8 @@ class Random:
         """Draw without replacement."""
         rng = np.random.default_rng(context.seed)
         picked = rng.choice(context.candidates, batch_size, replace=False)
-        return Picks(picked, np.zeros(batch_size))
+        # Nothing is expected of any point, which is not to expect that it brings nothing.
+        return Picks(picked, np.zeros(batch_size), gain=float("nan"))
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,40 @@ class Pointwise:
     score: Callable[[Tensor], Tensor]
     needs: str = "prediction"
 
+    def __post_init__(self) -> None:
+        if not callable(self.score):
+            raise OptionError(f"score must be a function of probabilities, got {self.score!r}")
+        check_choice("needs", self.needs, ("prediction", "draws", "any"))
+
     def scores(self, context: Context) -> Tensor:
         """Scores of all candidates."""
         found = []
         for _, probabilities in context.chunks():
             given = probabilities.mean(0) if self.needs == "prediction" else probabilities
-            score = self.score(given)
-            if score.shape != given.shape[-2:-1]:
-                raise OptionError(
-                    f"acquisition {self.name!r} must return one score for each of "
-                    f"{given.shape[-2]} points, got shape {tuple(score.shape)}"
-                )
-            found.append(score.cpu())
+            found.append(checked_scores(self.score(given), given.shape[-2], self.name).cpu())
         return torch.cat(found)
 
     def select(self, context: Context, batch_size: int) -> Picks:
         """The highest scores; of equal ones the first in the pool."""
         return _picks(context.candidates, top_batch(self.scores(context), batch_size))
+
+
+def checked_scores(given: Any, count: int, name: str) -> Tensor:
+    """Scores [count] that an acquisition returned, as a tensor.
+
+    Raises
+    ------
+    OptionError
+        If it returned anything else.
+    """
+    score = torch.from_numpy(given) if isinstance(given, np.ndarray) else given
+    if not isinstance(score, Tensor) or score.shape != (count,):
+        shape = getattr(given, "shape", None)
+        raise OptionError(
+            f"acquisition {name!r} must return one score for each of {count} points, got "
+            + (type(given).__name__ if shape is None else f"shape {tuple(shape)}")
+        )
+    return score
 
 
 @dataclass(frozen=True)
@@ -91,11 +110,14 @@ class PowerBALD:
     name: ClassVar[str] = "power_bald"
     needs: ClassVar[str] = "draws"
 
+    def __post_init__(self) -> None:
+        check_positive("beta", self.beta)
+
     def select(self, context: Context, batch_size: int) -> Picks:
         """Draw without replacement."""
         scores = Pointwise("bald", scores_of.bald, "draws").scores(context)
         found = power_bald(scores, batch_size, beta=self.beta, seed=context.seed)
-        return _picks(context.candidates, found)
+        return _picks(context.candidates, found, float(scores.max()))
 
 
 @dataclass(frozen=True)
@@ -119,6 +141,8 @@ class Joint:
 
     def __post_init__(self) -> None:
         check_int("shortlist", self.shortlist, 1)
+        if not callable(self.choose):
+            raise OptionError(f"choose must be a function of probabilities, got {self.choose!r}")
 
     def select(self, context: Context, batch_size: int) -> Picks:
         """The batch, each point given the ones before it."""
@@ -127,8 +151,14 @@ class Joint:
         if len(kept) > most:
             scores = Pointwise("bald", scores_of.bald, "draws").scores(context)
             kept = np.sort(kept[top_batch(scores, most).indices.numpy()])
-        found = self.choose(context.probabilities(kept), batch_size, context.seed)
-        return _picks(kept, found)
+        probabilities = context.probabilities(kept)
+        found = self.choose(probabilities, batch_size, context.seed)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise OptionError(
+                f"acquisition {self.name!r} must return (indices, scores), got "
+                f"{type(found).__name__}"
+            )
+        return _picks(kept, found, float(scores_of.bald(probabilities).max()))
 
 
 @dataclass(frozen=True)
@@ -145,11 +175,21 @@ class CoreSet:
     name: ClassVar[str] = "core_set"
     needs: ClassVar[str] = "nothing"
 
+    def __post_init__(self) -> None:
+        if self.features is not None and not callable(self.features):
+            raise OptionError(f"features must be a function of the pool, got {self.features!r}")
+
     def select(self, context: Context, batch_size: int) -> Picks:
         """The farthest point, again and again."""
         x = context.x if self.features is None else self.features(context.x)
-        near = torch.as_tensor(np.asarray(take(x, context.candidates)))
-        centres = torch.as_tensor(np.asarray(take(x, context.labelled.points)))
+        if not hasattr(x, "__len__") or len(x) != len(context.x):
+            raise OptionError(
+                f"features must return a vector for each of the {len(context.x)} points of the "
+                f"pool, got {len(x) if hasattr(x, '__len__') else type(x).__name__}"
+            )
+        near, centres = (
+            _vectors(take(x, i)) for i in (context.candidates, context.labelled.points)
+        )
         found = core_set(near, batch_size, labelled=centres, budget=context.budget)
         return _picks(context.candidates, found)
 
@@ -195,19 +235,24 @@ class ErrorReduction:
             scores = Pointwise("entropy", scores_of.entropy).scores(context)
             kept = np.sort(kept[top_batch(scores, most).indices.numpy()])
         points = context.labelled.points
-        x, pool = (torch.as_tensor(np.asarray(take(context.x, i))) for i in (points, kept))
         labels = context.labelled.posterior(trainer.truth).argmax(-1)
         options: dict[str, Any] = {"loss": self.loss, "exclude_candidate": self.exclude_candidate}
         program = trainer.program
         if isinstance(program, NaiveBayes) and trainer.engine.name in ("map", "em"):
+            x, pool = (torch.as_tensor(np.asarray(take(context.x, i))) for i in (points, kept))
             gain = naive_bayes_error_reduction(
                 program, x, labels, pool, budget=context.budget, **options
             )
         else:
-            refit = refit_program(
-                program, trainer.engine, pool, lambda f, x: _mean(f, x, context), init=fit
-            )
-            gain = expected_error_reduction(refit, x, labels, pool, **options)
+            engine = with_options(trainer.engine, init=fit)
+
+            # Points go by their numbers, so that the pool may hold anything.
+            def refit(rows: Tensor, answers: Tensor) -> Tensor:
+                args, kwargs = called(context.call, take(context.x, rows.numpy()), answers)
+                return _mean(engine.fit(program, *args, **kwargs), take(context.x, kept), context)
+
+            numbers = (torch.from_numpy(points), labels, torch.from_numpy(kept))
+            gain = expected_error_reduction(refit, *numbers, **options)
         return _picks(kept, top_batch(gain, batch_size))
 
 
@@ -256,7 +301,11 @@ def as_strategy(acquisition: Acquisition) -> Strategy:
                 f"function of probabilities, got {acquisition!r}"
             )
         return ACQUISITIONS[acquisition]
-    if isinstance(acquisition, Strategy) and not isinstance(acquisition, type):
+    if isinstance(acquisition, type):
+        raise OptionError(
+            f"acquisition must be an instance, got the class {acquisition.__name__}: call it"
+        )
+    if isinstance(acquisition, Strategy):
         return acquisition
     if callable(acquisition):
         for shipped in ACQUISITIONS.values():
@@ -267,9 +316,24 @@ def as_strategy(acquisition: Acquisition) -> Strategy:
     raise OptionError(f"acquisition must be a name, a strategy or a function, got {acquisition!r}")
 
 
-def _picks(candidates: Ints, found: Any) -> Picks:
+def _vectors(x: Any) -> Tensor:
+    """Rows of a pool as vectors."""
+    try:
+        return torch.as_tensor(np.asarray(x))
+    except TypeError as error:
+        raise OptionError(
+            "core_set takes distances in the pool, which must hold numbers [n, d]: say with "
+            f"CoreSet(features=...) how it becomes vectors; {error}"
+        ) from error
+
+
+def _picks(candidates: Ints, found: Any, gain: float | None = None) -> Picks:
     """A batch function's (indices, scores) by position in the candidates, by row of the pool."""
     indices, scores = found
     where = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
     value = np.asarray(scores.cpu() if isinstance(scores, Tensor) else scores, dtype=float)
-    return Picks(candidates[where], value)
+    if where.ndim != 1 or (len(where) and where.max() >= len(candidates)):
+        raise OptionError(
+            f"a batch must hold positions among the {len(candidates)} candidates, got {indices!r}"
+        )
+    return Picks(candidates[where], value, gain=gain)

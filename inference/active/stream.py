@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from likely.envs import DataError
-from likely.inference.active.context import Context
+from likely.inference.active.context import Context, Picks
 from likely.inference.active.errors import LabellingStopped
-from likely.inference.active.labelled import LabelledSet
-from likely.inference.active.oracle import Queries, ask
-from likely.inference.active.rounds import Rounds
+from likely.inference.active.labelled import Ints, LabelledSet
+from likely.inference.active.metrics import as_test
+from likely.inference.active.oracle import ask, can_answer, row
+from likely.inference.active.pools import as_point, as_pool, points_of
+from likely.inference.active.rounds import UNPAID, Rounds
+from likely.inference.active.stopping import Budget, Progress
 from likely.inference.active.strategies import Pointwise, as_strategy
+from likely.inference.checkpoints import seed_of
 from likely.inference.engines.checks import check_int, check_positive
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
@@ -32,11 +35,11 @@ class Threshold:
     r"""When a score is high enough: a threshold that follows the scores, within a budget.
 
     Variable uncertainty (Žliobaitė et al. 2014, "Active learning with drifting streaming data",
-    algorithms 2 and 3), for scores of which higher ones are asked first: after a question the
+    algorithms 1 to 3), for scores of which higher ones are asked first: after a question the
     threshold rises by a factor 1 + s, after none it falls by 1 - s, so that questions stay at hand
-    whatever scale scores have and however they drift. Nothing is asked while the recent share of
-    points asked about, :math:`u_t = u_{t-1} (w - 1) / w + [\text{asked}_t]`, divided by w, is
-    above the budget.
+    whatever scale scores have and however they drift. Nothing is asked, and the threshold stays,
+    while the recent share of points asked about, :math:`u_t = u_{t-1} (w - 1) / w +
+    [\text{asked}_t]`, divided by w, is not below the budget.
 
     Parameters
     ----------
@@ -77,7 +80,7 @@ class Sampled:
     fits : tuple of Fit
         The last fit, or the committee's.
     points : list
-        The points that were asked about, in order.
+        The points that were answered, in order.
     labelled : LabelledSet
         Their answers; positions are those in ``points``.
     history : DataFrame
@@ -108,10 +111,12 @@ def stream(
     Parameters
     ----------
     learner : ActiveLearner
-        Program, engine, oracle, cold start and stopping rules (of which `Budget` is looked at); its
-        acquisition must score points one by one.
+        Program, engine, oracle, cold start, whom to ask, and `Budget` as stopping rule; its
+        acquisition must score points one by one. The oracle is asked by position in the stream.
     points : iterable
-        Points [d], in the order in which they come. Only those that were asked about are kept.
+        Points [d], in the order in which they come: tensors, arrays, lists of numbers, rows of a
+        data frame, or anything else that the program reads in a list. Only those that were
+        answered are kept.
     threshold : Threshold, optional
         When to ask.
     refit_every : int
@@ -126,12 +131,14 @@ def stream(
     Raises
     ------
     OptionError
-        If the acquisition chooses batches, or an option cannot be used.
+        If the acquisition chooses batches, a stopping rule is no `Budget`, or an option cannot be
+        used.
     DataError
-        If the stream is empty.
+        If the stream is empty, its points differ in shape, or the test points cannot be used.
 
     Examples
     --------
+    >>> import torch
     >>> from likely.inference import MAP
     >>> from likely.inference.active import ActiveLearner, FunctionOracle
     >>> from likely.models import LogisticRegression
@@ -153,10 +160,16 @@ def stream(
             "points one by one, such as 'margin', 'entropy' or 'bald'"
         )
     check_int("refit_every", refit_every, 1)
-    run = _Run(learner, strategy, threshold or Threshold(), refit_every, test)
+    if threshold is not None and not isinstance(threshold, Threshold):
+        raise OptionError(f"threshold must be a Threshold, got {threshold!r}")
+    for rule in learner.rules:
+        if not isinstance(rule, Budget):
+            raise OptionError(f"stopping: a stream ends by a Budget only, got {rule!r}")
+    known = as_test(test, learner.K)
+    run = _Run(learner, strategy, threshold or Threshold(), refit_every, known)
     with tqdm(disable=not learner.progress, desc="stream") as bar:
         try:
-            for position, point in enumerate(points):
+            for position, point in enumerate(points_of(points)):
                 run.see(position, point)
                 bar.update(1)
                 if run.stopped:
@@ -197,25 +210,31 @@ class _Run:
     def see(self, position: int, point: Any) -> None:
         """Score a point, and ask about it if that is worth it."""
         started = time.perf_counter()
-        own, w = self.options, self.options.window
-        cold = self._is_cold()
-        score = float("nan") if cold else self._score(point)
+        own, w, point = self.options, self.options.window, as_point(point)
+        cold = not self.fits and self._rounds().is_cold(self.labelled)
+        if not cold and not self.fits:
+            self.refit()
+        context = self._context(position, point)
+        score = float("nan") if cold else float(self.strategy.scores(context)[0])
         if np.isnan(self.level) and not cold:
             self.level = score
         factor = self.rng.normal(1.0, own.jitter) if own.jitter else 1.0
         wanted = cold or score >= self.level * factor
         # A cold start asks whatever it costs: without it there is nothing to score with.
-        asked = wanted and (cold or self.recent / w < own.share)
-        label = self._ask(position, point) if asked else -1
+        free = cold or self.recent / w < own.share
+        level, asked = self.level, wanted and free
+        label = self._ask(context, position) if asked else -1
+        asked = asked and not self.stopped
         self.recent = self.recent * (w - 1) / w + float(asked)
         metric = float("nan")
-        if not self._is_cold() and len(self.labelled) - self.fitted >= self.refit_every:
+        warm = bool(self.fits) or not self._rounds().is_cold(self.labelled)
+        if warm and len(self.labelled) - self.fitted >= self.refit_every:
             metric = self.refit()
         self.rows.append(
             {
                 "position": position,
                 "score": score,
-                "threshold": self.level,
+                "threshold": level,
                 "spending": self.recent / w,
                 "asked": asked,
                 "label": label,
@@ -223,11 +242,16 @@ class _Run:
                 "seconds": time.perf_counter() - started,
             }
         )
-        if not cold:
+        # Where the budget decides, the threshold has nothing to learn from.
+        if free and not cold:
             self.level *= 1 + own.step if asked else 1 - own.step
-        limit = self._rounds().affordable(self.labelled)
-        if not self.stopped and limit <= 0:
-            self.stopped = f"budget of {len(self.labelled)} answers is spent"
+        if not self.stopped and self._rounds().affordable(self.labelled) <= 0:
+            self.stopped = self._spent()
+
+    def _spent(self) -> str:
+        """Which budget is spent."""
+        progress = Progress(pd.DataFrame([self._rounds().counts(self.labelled)]), ())
+        return self._rounds().reason(progress, cold=True) or UNPAID
 
     def refit(self) -> float:
         """Fit to all answers; the metric of the fit."""
@@ -235,47 +259,55 @@ class _Run:
             return float("nan")
         rounds = self._rounds()
         self.fits = rounds.trainer.fit(
-            self.labelled, self._pool(), self.learner.seed + self.fitted, self.fits
+            self.labelled, rounds.pool, self.learner.seed + self.fitted, self.fits
         )
         self.fitted = len(self.labelled)
         return rounds.judged(self.fits)[0]
 
     def _rounds(self) -> Rounds:
-        return Rounds(self.learner, self._pool(), self.test)
+        return Rounds(self.learner, as_pool(self.kept), self.test)
 
-    def _pool(self) -> Any:
-        if self.kept and isinstance(self.kept[0], torch.Tensor):
-            return torch.stack(self.kept)
-        return np.stack(self.kept) if self.kept else np.zeros((0, 1))
+    def _context(self, position: int, point: Any) -> Context:
+        """One point, and who may be asked about it."""
+        own, asking = self.learner, self._rounds().asking
+        people = np.arange(asking.n_annotators)
 
-    def _is_cold(self) -> bool:
-        return not self.fits and self._rounds().is_cold(self.labelled)
+        def pairs(index: Ints) -> tuple[Ints, Ints]:
+            able = can_answer(own.oracle, np.full(len(people), position), people)
+            return np.zeros(int(able.sum()), dtype=np.int64), people[able]
 
-    def _score(self, point: Any) -> float:
-        if not self.fits:
-            self.refit()
-        one = point[None]
-        context = Context(
-            one,
+        return Context(
+            as_pool([point]),
             np.zeros(1, dtype=np.int64),
             self.labelled,
             self.fits,
-            self.learner.K,
-            draws=self.learner.draws,
-            call=self.learner.call,
+            own.K,
+            seed_of(own.seed, position),
+            draws=own.draws,
+            call=own.call,
+            n_annotators=asking.n_annotators,
+            pairs=pairs,
+            costs=own.costs,
         )
-        return float(self.strategy.scores(context)[0])
 
-    def _ask(self, position: int, point: Any) -> int:
-        own = self.learner
-        names = tuple(range(own.K)) if own.classes is None else tuple(own.classes)
-        queries = Queries(np.array([position]), point[None], None, names)
+    def _ask(self, context: Context, position: int) -> int:
+        """The answer, −1 for none; nobody is asked whose price is more than what is left."""
+        rounds = self._rounds()
+        asking, own = rounds.asking, self.learner
+        if not can_answer(own.oracle, np.array([position])).all():
+            return -1
+        choice = own.annotators if self.fits else None
+        who = asking.whom(context, context.candidates, choice)
+        picks = Picks(np.array([position]), np.zeros(1), who)
+        if not len(asking.payable(picks, rounds.money(self.labelled)).indices):
+            self.stopped = UNPAID
+            return -1
         try:
-            label = int(ask(own.oracle, queries)[0])
+            label = int(ask(own.oracle, asking.queries(picks, context.x))[0])
         except LabellingStopped:
             self.stopped = "the oracle stopped"
             return -1
         if label >= 0:
-            self.kept.append(point)
-            self.labelled = self.labelled.add([len(self.kept) - 1], [label], round=position)
+            self.kept.append(row(context.x, 0))
+            self.labelled = self.labelled.add([len(self.kept) - 1], [label], who, round=position)
         return label

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from likely.inference.active.asking import Asking
 from likely.inference.active.context import Context, Picks
 from likely.inference.active.labelled import LabelledSet
+from likely.inference.active.metrics import as_test
+from likely.inference.active.pools import check_function
 from likely.inference.active.predict import class_probabilities
-from likely.inference.active.rounds import Rounds
+from likely.inference.active.rounds import INTERRUPTED, UNPAID, Rounds
 from likely.inference.active.state import State
 from likely.inference.active.stopping import Progress
-from likely.inference.active.strategies import Pointwise, as_strategy
+from likely.inference.active.strategies import Pointwise, as_strategy, checked_scores
 from likely.inference.checkpoints import seed_of
 from likely.inference.engines.checks import check_int, check_positive
 from likely.inference.errors import OptionError
+from likely.models.crowd._program import CrowdProgram
 
 if TYPE_CHECKING:
     from likely.inference.active.learner import ActiveLearner
@@ -78,7 +82,7 @@ def ascend(
         [starts], each the highest on its way, so never below that of its start.
     """
     options = options or Ascent()
-    low, high = bounds
+    low, high = checked_bounds(bounds)
     source = torch.Generator().manual_seed(seed)
     start = torch.rand(options.starts, len(low), generator=source, dtype=torch.float64)
     # In the unit cube one step size suits all features.
@@ -92,7 +96,7 @@ def ascend(
     for step in range(options.steps + 1):
         points = low + (high - low) * unit
         with torch.enable_grad():
-            values = score(points)
+            values = checked_scores(score(points), len(points), "ascent").to(top)
         better = values.detach() > top
         best[better], top[better] = points.detach()[better], values.detach()[better]
         if step == options.steps:
@@ -110,6 +114,8 @@ def ascend(
         schedule.step()
         with torch.no_grad():
             unit.clamp_(0.0, 1.0)
+    if not bool(top.isfinite().any()):
+        raise OptionError("acquisition: no point that was tried has a finite score")
     order = top.argsort(descending=True, stable=True)
     return best[order], top[order]
 
@@ -128,6 +134,7 @@ def synthesise(
 
     Each round fits the program and climbs the acquisition over x, or over the input z of a
     generator, x = g(z); until two classes were answered, points are drawn evenly from the bounds.
+    Ctrl-C stops after the answers that are in.
 
     Parameters
     ----------
@@ -135,7 +142,8 @@ def synthesise(
         Program of points and labels, engine, oracle (asked with the points themselves), and an
         acquisition that scores points one by one.
     bounds : (low, high)
-        Numbers or [d] each: the box in which points, or the generator's inputs, are searched.
+        Numbers or [d] each: the box in which points, or the generator's inputs, are searched. Two
+        tensors of float32 make inputs of float32, else they are of float64.
     queries : int
         Most questions.
     generator : callable, optional
@@ -154,8 +162,10 @@ def synthesise(
     Raises
     ------
     OptionError
-        If the acquisition chooses from a pool, bounds are empty or infinite, or scores have no
-        gradient.
+        If the acquisition chooses from a pool, the program is one of a crowd, bounds are empty or
+        infinite, scores have no gradient, or another argument cannot be used.
+    DataError
+        If the oracle's answers, or the test points, cannot be used.
 
     Examples
     --------
@@ -177,19 +187,43 @@ def synthesise(
             "them one by one, as 'entropy', 'margin' and 'bald' do"
         )
     check_int("queries", queries, 1)
-    box = _checked(bounds)
-    make = generator or (lambda z: z)
+    if isinstance(learner.program, CrowdProgram):
+        raise OptionError(
+            f"program {type(learner.program).__name__} judges points and people together and has "
+            "no gradient over points; synthesise takes programs of points and labels"
+        )
+    if ascent is not None and not isinstance(ascent, Ascent):
+        raise OptionError(f"ascent must be an Ascent, got {ascent!r}")
+    if initial is not None and (not isinstance(initial, tuple | list) or len(initial) != 2):
+        raise OptionError(f"initial must be (x, labels), got {type(initial).__name__}")
+    test = as_test(test, learner.K)
+    box = checked_bounds(bounds)
+    make = _maker(generator)
     x, labels = (None, None) if initial is None else initial
-    points = make(box[0][None])[:0] if x is None else torch.as_tensor(x, dtype=box[0].dtype)
+    points = make(box[0][None]).detach()[:0]
+    if x is not None:
+        known = torch.as_tensor(x, dtype=points.dtype)
+        if known.shape[1:] != points.shape[1:]:
+            raise OptionError(
+                f"initial must hold points of shape {tuple(points.shape[1:])}, got "
+                f"{tuple(known.shape[1:])}"
+            )
+        points = known
     labelled = LabelledSet.empty(learner.K)
     if labels is not None:
         labelled = labelled.add(np.arange(len(points)), labels)
     state = State(labelled)
     stopped = ""
-    while not stopped:
-        state, points, stopped = _round(
-            learner, strategy, state, points, box, make, test, ascent or Ascent(), queries
-        )
+    with tqdm(total=queries, disable=not learner.progress, desc="synthesis") as bar:
+        while not stopped:
+            try:
+                state, points, stopped = _round(
+                    learner, strategy, state, points, box, make, test, ascent or Ascent(), queries
+                )
+            except KeyboardInterrupt:
+                # The answers of the rounds before are in.
+                stopped = INTERRUPTED
+            bar.update(sum(len(row["indices"]) for row in state.rows) - bar.n)
     return Synthesised(state.fits, points, state.labelled, state.history, stopped)
 
 
@@ -246,19 +280,23 @@ def _round(
     judged = state.with_row(row, predictions)
     reason = rounds.reason(Progress(judged.history, judged.predictions, gain), cold)
     if last and not reason:
-        reason = f"{queries} questions were asked" if asked >= queries else "the budget is spent"
+        reason = f"{queries} questions were asked" if asked >= queries else UNPAID
     if reason:
         return judged, points, reason
     with torch.no_grad():
-        point = make(found[None])
+        point = make(found[None]).detach()
     pool = torch.cat([points, point.to(points)])
     picks = Picks(np.array([len(points)]), np.array([gain]))
     asking = Asking(learner.oracle, pool, learner.K, learner.classes, learner.costs)
     context = Context(
         pool, picks.indices, state.labelled, state.fits, learner.K, seed,
         n_annotators=asking.n_annotators, pairs=lambda index: asking.pairs(state, index),
+        call=learner.call, draws=learner.draws, costs=learner.costs,
     )  # fmt: skip
-    picks = picks._replace(annotators=asking.whom(context, picks.indices, learner.annotators))
+    choice = None if cold else learner.annotators
+    picks = picks._replace(annotators=asking.whom(context, picks.indices, choice))
+    if not len(asking.payable(picks, rounds.money(state.labelled)).indices):
+        return judged, points, UNPAID
     state, reason = replace(rounds, pool=pool).asked(state, picks, row, predictions)
     return state, pool, reason
 
@@ -288,11 +326,46 @@ def _uniform(size: int, seed: int) -> Tensor:
     return torch.rand(size, generator=source, dtype=torch.float64)
 
 
-def _checked(bounds: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Bounds as two vectors."""
-    if not isinstance(bounds, Sequence) or len(bounds) != 2:
+def _maker(generator: Callable[[Tensor], Tensor] | None) -> Callable[[Tensor], Tensor]:
+    """Points of inputs; what a generator returns is checked."""
+    if generator is None:
+        return lambda z: z
+    check_function("generator", generator)
+
+    def make(z: Tensor) -> Tensor:
+        try:
+            points = generator(z)
+        except RuntimeError as error:
+            raise OptionError(
+                f"generator failed with inputs of {z.dtype} and shape {tuple(z.shape)}, as the "
+                f"bounds have: {error}"
+            ) from error
+        if not isinstance(points, Tensor) or points.dim() < 2 or len(points) != len(z):
+            shape = f"shape {tuple(points.shape)}" if isinstance(points, Tensor) else type(points)
+            raise OptionError(
+                f"generator must return a tensor of {len(z)} points [{len(z)}, ...], got {shape}"
+            )
+        return points
+
+    return make
+
+
+def checked_bounds(bounds: Any) -> tuple[Tensor, Tensor]:
+    """Bounds as two vectors: of float32 where both are such tensors, else of float64.
+
+    Raises
+    ------
+    OptionError
+        If they are no finite box.
+    """
+    if not hasattr(bounds, "__len__") or isinstance(bounds, str | Mapping) or len(bounds) != 2:
         raise OptionError(f"bounds must be (low, high), got {bounds!r}")
-    low, high = (torch.atleast_1d(torch.as_tensor(b, dtype=torch.float64)) for b in bounds)
+    single = all(isinstance(b, Tensor) and b.dtype == torch.float32 for b in bounds)
+    dtype = torch.float32 if single else torch.float64
+    try:
+        low, high = (torch.atleast_1d(torch.as_tensor(b, dtype=dtype)) for b in bounds)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"bounds must be numbers, got {bounds!r}") from error
     try:
         low, high = torch.broadcast_tensors(low, high)
     except RuntimeError as error:
@@ -300,7 +373,7 @@ def _checked(bounds: Sequence[Any]) -> tuple[Tensor, Tensor]:
             f"bounds must have one length, got {tuple(low.shape)} and {tuple(high.shape)}"
         ) from error
     finite = torch.isfinite(low) & torch.isfinite(high)
-    if low.dim() != 1 or not bool((finite & (low < high)).all()):
+    if low.dim() != 1 or not len(low) or not bool((finite & (low < high)).all()):
         raise OptionError(
             f"bounds must be finite with low below high, got {low.tolist()} and {high.tolist()}"
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from likely.inference.active.labelled import Ints, LabelledSet, TruthRule
-from likely.inference.active.predict import take
+from likely.inference.active.predict import Call, called, points_and_labels, take
 from likely.inference.engines.base import Engine
 from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.errors import ConvergenceWarning, OptionError
@@ -64,6 +64,8 @@ class Trainer:
         Several fits in place of one.
     n_annotators : int, optional
         Number of annotators, those included who have not answered.
+    call : callable
+        From points and labels to the arguments of a program of labels.
     """
 
     program: Callable[..., Any]
@@ -71,6 +73,7 @@ class Trainer:
     truth: str | TruthRule = "majority_vote"
     committee: Committee | None = None
     n_annotators: int | None = None
+    call: Call = points_and_labels
 
     def fit(
         self, labelled: LabelledSet, x: Any, seed: int, last: Sequence[Fit] = ()
@@ -121,10 +124,16 @@ class Trainer:
         points = labelled.points
         if rows is not None:
             points, posterior = points[rows], posterior[torch.from_numpy(rows)]
-        return arguments(self.program, x, points, posterior)
+        return arguments(self.program, x, points, posterior, self.call)
 
 
-def arguments(program: Callable[..., Any], x: Any, points: Ints, posterior: Tensor) -> Arguments:
+def arguments(
+    program: Callable[..., Any],
+    x: Any,
+    points: Ints,
+    posterior: Tensor,
+    call: Call = points_and_labels,
+) -> Arguments:
     """What a program of labels is called with: labels, or weighted rows where they are soft.
 
     A point whose class is uncertain becomes one row a class, each weighing its probability, which
@@ -138,13 +147,14 @@ def arguments(program: Callable[..., Any], x: Any, points: Ints, posterior: Tens
     row, label = (posterior > 0).nonzero(as_tuple=True)
     picked = take(x, points[row.numpy()])
     if len(row) == len(points):
-        return (picked, label), {}
+        return called(call, picked, label)
     if not takes_weights(program):
         raise OptionError(
             f"answers disagree, and program {program!r} takes no weights=, so that soft labels "
             "cannot be given to it; add the argument, or use truth='last'"
         )
-    return (picked, label), {"weights": posterior[row, label]}
+    args, kwargs = called(call, picked, label)
+    return args, kwargs | {"weights": posterior[row, label]}
 
 
 def takes_weights(program: Callable[..., Any]) -> bool:

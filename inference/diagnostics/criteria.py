@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from likely.inference.diagnostics import backend
-from likely.inference.diagnostics.style import COLOURS, WIDTH, bare, panels
+from likely.inference.diagnostics.style import COLOURS, WIDTH, bare, panels, written
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 
@@ -125,12 +125,15 @@ def plot_criteria(
     Raises
     ------
     FitError
-        If the table has neither, or ``criterion`` is another.
+        If the table has neither, or text in their place, or ``criterion`` is another.
     """
     if criterion not in ("bic", "aic"):
         raise FitError(f"criterion must be 'bic' or 'aic', got {criterion!r}")
     if not isinstance(table, pd.DataFrame):
         table = criteria(table)
+    for column in (criterion, "elpd_loo", "se"):
+        if column in table and not pd.api.types.is_numeric_dtype(table[column]):
+            raise FitError(f"table must have numbers in '{column}', got {table[column].dtype}")
     kinds = [c for c in (criterion, "elpd_loo") if c in table and table[c].notna().any()]
     if "elpd_loo" in kinds and "se" not in table:
         raise FitError("table has 'elpd_loo' without its standard error 'se'")
@@ -166,11 +169,11 @@ def plot_criteria(
             mfc="none",
             mec=COLOURS[1],
             mew=1.8,
-            label=f"best: {table.index[best]}",
+            label=f"best: {written(table.index[best])}",
         )
-        ax.set_xticks(places, [str(label) for label in table.index])
+        ax.set_xticks(places, [written(label) for label in table.index])
         ax.set_xlim(-0.5, len(table) - 0.5)
-        ax.set_xlabel(name)
+        ax.set_xlabel(written(name, 60))
         ax.set_ylabel(criterion.upper() if kind == criterion else "nats")
         ax.legend(frameon=False)
         bare(ax)

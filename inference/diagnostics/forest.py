@@ -10,7 +10,7 @@ import pandas as pd
 
 from likely.inference.diagnostics.compare import tables
 from likely.inference.diagnostics.groups import first_draw, posterior_by_site
-from likely.inference.diagnostics.style import MARKERS, WIDTH, bare, colour, panels
+from likely.inference.diagnostics.style import MARKERS, WIDTH, bare, colour, panels, written
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 
@@ -78,7 +78,9 @@ def plot_compare(
         named = [dim for dim in dims if not dim.startswith(f"{site}_dim_")]
         ax.set_title(f"{site} [{', '.join(dims)}]" if named else site, loc="left")
         names = [_inner(str(label), site) for label in table.index]
-        ax.set_yticks(np.arange(len(table)), names if dims else [""])
+        ax.set_yticks(
+            np.arange(len(table)), [written(name, 48) for name in names] if dims else [""]
+        )
         ax.set_ylim(len(table) - 0.4, -0.6)
     if posteriors:
         own[-1].set_xlabel(f"value; lines are {interval:.0%} equal-tailed intervals")
@@ -109,7 +111,7 @@ def _panel(
             y = rows + shifts[list(posteriors).index(name)]
             ax.hlines(y, part["lower"], part["upper"], color=colour(number), lw=2.2, alpha=0.75)
             ax.plot(part["estimate"], y, "o", color=colour(number), ms=4.5)
-            ax.plot([], [], "o-", color=colour(number), ms=4.5, lw=2.2, label=name)
+            ax.plot([], [], "o-", color=colour(number), ms=4.5, lw=2.2, label=written(name, 40))
         else:
             ax.plot(
                 part["estimate"],
@@ -120,7 +122,7 @@ def _panel(
                 mec=colour(number),
                 mew=1.5,
                 ms=8.5 - points % 3,
-                label=name,
+                label=written(name, 40),
                 zorder=4 + points,
             )
             points += 1

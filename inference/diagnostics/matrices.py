@@ -78,9 +78,9 @@ def plot_matrix(
                     column, row, f"{value:.2f}", ha="center", va="center", size=7,
                     color="white" if dark else "black",
                 )  # fmt: skip
-    small = {"fontsize": 8 if numbered else 6}
-    ax.set_yticks(np.arange(len(rows)), rows, **small)
-    ax.set_xticks(np.arange(len(columns)), columns, rotation=90, **small)
+    letters = 8 if numbered else 6
+    ax.set_yticks(np.arange(len(rows)), rows, fontsize=letters)
+    ax.set_xticks(np.arange(len(columns)), columns, rotation=90, fontsize=letters)
     ax.set_ylabel(written(table.index.name or ""))
     ax.set_xlabel(written(table.columns.name or ""))
     if title:

@@ -17,7 +17,8 @@ from likely.inference.diagnostics.components import (
     read_components,
 )
 from likely.inference.diagnostics.groups import as_numpy, first_draw, posterior_by_site
-from likely.inference.diagnostics.style import WIDTH, bare, colour, panels
+from likely.inference.diagnostics.latents import latent_array
+from likely.inference.diagnostics.style import WIDTH, bare, colour, panels, written
 from likely.inference.engines.checks import is_int
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
@@ -138,6 +139,7 @@ def plot_responsibilities(fit: Fit, latent: str | None = None, *, ax: Axes | Non
     figure, (own,) = panels(1, ax, size=(WIDTH, 3.2))
     base = np.zeros(len(table))
     edges = np.arange(len(table) + 1)
+    labels = _value_labels(fit, name, table.shape[1])
     for number, column in enumerate(table.T):
         own.stairs(
             base + column,
@@ -145,7 +147,7 @@ def plot_responsibilities(fit: Fit, latent: str | None = None, *, ax: Axes | Non
             baseline=base,
             fill=True,
             color=colour(number),
-            label=f"{name} {number}",
+            label=labels[number],
         )
         base = base + column
     own.set_xlim(0, len(table))
@@ -155,6 +157,15 @@ def plot_responsibilities(fit: Fit, latent: str | None = None, *, ax: Axes | Non
     legend(figure, own, outside=ax is None)
     bare(own)
     return figure
+
+
+def _value_labels(fit: Fit, latent: str, count: int) -> list[str]:
+    """Names of a latent's values: those of its dimension, as in the other figures."""
+    array = latent_array(fit, latent)
+    dim = str(array.dims[-1])
+    kind = latent if dim.startswith(f"{latent}_dim_") else dim
+    entries = array.indexes[dim] if dim in array.indexes else range(count)
+    return [written(f"{kind} {entry}", 40) for entry in entries]
 
 
 # -- what the figures of mixtures share ----------------------------------------------------------
@@ -249,7 +260,7 @@ def component_labels(fit: Fit, locs: str, components: Components) -> list[str]:
     kind = "component" if dim.startswith(f"{locs}_dim_") else dim
     entries = array.indexes[dim] if dim in array.indexes else range(len(components.locs))
     return [
-        f"{kind} {entry} ({weight:.2f})"
+        f"{written(f'{kind} {entry}', 40)} ({weight:.2f})"
         for entry, weight in zip(entries, components.weights, strict=True)
     ]
 
@@ -295,8 +306,8 @@ def choose_features(names: Sequence[str], features: Sequence[Any] | None) -> lis
 
 def name_axes(ax: Axes, names: Sequence[str]) -> None:
     """Write the features on a panel's axes."""
-    ax.set_xlabel(names[0])
-    ax.set_ylabel(names[1] if len(names) > 1 else "density")
+    ax.set_xlabel(written(names[0], 40))
+    ax.set_ylabel(written(names[1], 40) if len(names) > 1 else "density")
 
 
 def legend(figure: Figure, ax: Axes, *, outside: bool) -> None:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from likely.inference.diagnostics.components import numbers
 from likely.inference.diagnostics.groups import as_numpy, first_draw, posterior_by_site
-from likely.inference.diagnostics.style import WIDTH, bare, colour, panels
+from likely.inference.diagnostics.style import WIDTH, bare, colour, panels, written
 from likely.inference.diagnostics.traces import FEW, objective_name
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
@@ -223,10 +223,10 @@ def plot_em_path(
         many = panel.lines.shape[1] > 1
         for number, (line, label) in enumerate(zip(panel.lines.T, panel.labels, strict=True)):
             tone = colour(number) if many else "black"
-            ax.plot(path.iterations, line, color=tone, label=label or None, **mark)
+            ax.plot(path.iterations, line, color=tone, label=written(label, 40) or None, **mark)
             if panel.truth is not None:
                 ax.axhline(panel.truth[number], color=tone, lw=1.0, ls="--", zorder=1)
-        ax.set_title(panel.title, loc="left", size=9)
+        ax.set_title(written(panel.title, 60), loc="left", size=9)
     for number, ax in enumerate([top, *rest]):
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         bare(ax)

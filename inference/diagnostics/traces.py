@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from likely.inference.diagnostics import backend
 from likely.inference.diagnostics.compare import check_fits
 from likely.inference.diagnostics.groups import posterior_by_site
-from likely.inference.diagnostics.style import WIDTH, bare, colour, panels
+from likely.inference.diagnostics.style import WIDTH, bare, colour, panels, written
 from likely.inference.errors import FitError
 from likely.inference.fit import Fit
 
@@ -87,7 +87,7 @@ def plot_history(
             ax.plot(
                 objective.index,
                 values,
-                label=name,
+                label=written(name, 40),
                 color=colour(numbers[name]),
                 lw=1.6 if few else 1.0,
                 marker="o" if few else None,

@@ -71,7 +71,7 @@ def behaviour_cloning(
     tensor([0.7500, 0.2500], dtype=torch.float64)
     """
     chosen = MLE() if engine is None else engine
-    if not isinstance(chosen, Engine):
+    if isinstance(chosen, type) or not isinstance(chosen, Engine):
         raise OptionError(f"engine must be an engine such as MLE(), got {engine!r}")
     program = TrajectoryModel(policy, dynamics, state_marginal)
     if isinstance(trajectories, Trajectories):
@@ -136,7 +136,7 @@ def policy_uncertainty(found: Imitation | Fit, states: Any, draws: int = 500) ->
     --------
     >>> from likely.inference import VBEM
     >>> from likely.models import TabularPolicy
-    >>> seen = Trajectories.from_arrays([[0] * 41, [1, 0]], [[0] * 40, [0]])
+    >>> seen = Trajectories.from_arrays([[0] * 41, [1, 0]], [[0] * 40, [0]], action_space=2)
     >>> fit = behaviour_cloning(seen, TabularPolicy(2, 2), VBEM())
     >>> sd = policy_uncertainty(fit, [0, 1]).sd[:, 0]
     >>> bool(sd[0] < sd[1])

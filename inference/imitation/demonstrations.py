@@ -14,6 +14,7 @@ from likely.envs import (
     Trajectories,
     backward_induction,
     horizon_occupancy,
+    policy_iteration,
     rollout_tabular,
     state_action_occupancy,
     value_iteration,
@@ -86,8 +87,8 @@ class FeatureMatching:
     def _expected(self) -> Tensor:
         given = self.expert
         if isinstance(given, Trajectories | Visits):
-            counts = self.visits().counts.to(torch.float64)
-            return self.linear.met(counts.reshape(self._flat).sum(0))
+            counts = self.visits().counts.to(torch.float64).reshape(self._flat)
+            return self.linear.met(counts.sum(0))
         array = None if callable(given) or hasattr(given, "table") else torch.as_tensor(given)
         if array is not None and array.dim() == 1:
             found = array.double()
@@ -119,11 +120,16 @@ class FeatureMatching:
             If nothing but feature expectations are known.
         """
         given = self.expert
-        if isinstance(given, Visits):
-            return given
         if isinstance(given, Trajectories):
-            found = Visits.from_trajectories(self.mdp, given, self.horizon, discounted=True)
-            return Visits(found.counts / len(given))
+            given = Visits.from_trajectories(self.mdp, given, self.horizon, discounted=True)
+        if isinstance(given, Visits):
+            sizes = (self.mdp.n_states, self.mdp.n_actions)
+            expected = sizes if self.horizon is None else (self.horizon, *sizes)
+            if given.counts.shape != expected:
+                raise OptionError(
+                    f"expert: expected visits {expected}, got {tuple(given.counts.shape)}"
+                )
+            return Visits(given.counts / given.episodes)
         if not callable(given) and not hasattr(given, "table") and np.ndim(given) == 1:
             raise OptionError("expert: expected a policy, trajectories or Visits, got features")
         return Visits.from_policy(self.mdp, self._policy(), self.horizon)
@@ -135,6 +141,17 @@ class FeatureMatching:
         if gamma == 1:
             return float("inf") if steps is None else float(steps)
         return (1 - (0.0 if steps is None else gamma**steps)) / (1 - gamma)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and largest value that a feature expectation can take."""
+        given, low, high = self.linear.features, 0.0, 1.0
+        if isinstance(given, Tensor):
+            there = given[self.mdp.alive > 0]
+            low, high = float(there.min()), float(there.max())
+        if self.mdp.sink is not None:  # an episode may end at any time
+            low, high = min(low, 0.0), max(high, 0.0)
+        return low * self.length, high * self.length
 
     # -- the steps of the loop that know the process -----------------------------------------
 
@@ -153,7 +170,9 @@ class FeatureMatching:
             return torch.full((*lead, *sizes), 1 / sizes[1], dtype=torch.float64)
         reward = self.reward(weights)
         if self.horizon is None:
-            return value_iteration(self.mdp, reward=reward).policy
+            # A handful of solves, where they can be had, instead of hundreds of sweeps.
+            plan = value_iteration if self.mdp.is_sparse else policy_iteration
+            return plan(self.mdp, reward=reward).policy
         return backward_induction(self.mdp, self.horizon, reward=reward).policy
 
     def occupancy(self, policy: Tensor) -> Tensor:

@@ -99,9 +99,7 @@ def evaluate_returns(
         raise OptionError("policies: expected at least one, got none")
     returns, lengths = [], []
     for number, one in enumerate(tqdm(several, desc="evaluation", disable=not progress)):
-        acting = getattr(one, "policy", one) if not isinstance(one, Tensor) else one
-        acting = acting if callable(acting) or isinstance(env, TabularMDP) else one
-        seen = play(env, acting, episodes, seed_of(seed, number), horizon, **options)
+        seen = play(env, one, episodes, seed_of(seed, number), horizon, **options)
         returns.append(seen.returns(discount))
         lengths.append(seen.lengths)
     table = torch.stack(returns).double()

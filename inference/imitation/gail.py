@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from likely.envs import TabularMDP, Trajectories
-from likely.inference.engines.checks import check_choice, check_int
+from likely.inference.engines.checks import check_choice, check_int, check_positive
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation.acting import ActingPolicy
@@ -41,6 +42,8 @@ class Adversary:
         γ.
     memory
         How many of the learner's last batches of episodes it is told apart from.
+    limit
+        Most log-odds of a step either way.
 
     Attributes
     ----------
@@ -55,11 +58,15 @@ class Adversary:
         reward: str = "log_ratio",
         discount: float = 1.0,
         memory: int = 1,
+        limit: float | None = None,
     ) -> None:
         check_choice("reward", reward, REWARDS)
         check_int("memory", memory, 1)
+        if limit is not None:
+            check_positive("limit", limit)
         self.discriminator, self.expert = discriminator, expert
         self.reward, self.discount, self.memory = reward, discount, memory
+        self.limit = math.inf if limit is None else float(limit)
         self.fit: Fit | None = None
         self.params: dict[str, Tensor] = {}
         self.past: list[Trajectories] = []
@@ -83,7 +90,7 @@ class Adversary:
     def rewards(self, learner: Trajectories, policy: ActingPolicy) -> Tensor:
         """The reward of each step, [N]."""
         ratio = self.discriminator.log_ratio(self.params, learner)
-        return rewards_of(ratio, self.reward)
+        return rewards_of(ratio.clamp(-self.limit, self.limit), self.reward)
 
     def state(self) -> dict[str, Any]:
         """What the next fit starts from, and looks at."""
@@ -121,6 +128,7 @@ def gail(
     reward: str = "log_ratio",
     ends: str = "ignored",
     memory: int = 1,
+    limit: float | None = None,
     init: Mapping[str, Any] | Fit | Imitation | None = None,
     path: str | PathLike[str] | None = None,
     callback: Callable[[dict[str, Any]], Any] | None = None,
@@ -150,6 +158,9 @@ def gail(
         to the horizon, that the discriminator judges; see `likely.envs.absorbed`.
     memory
         How many of the learner's last batches the discriminator looks at.
+    limit
+        Most log-odds of a step either way, nats; by default none. A discriminator that is sure of
+        itself makes rewards in which the next small improvement cannot be seen.
     init, path, callback, env_options
         As in `policy_gradient`.
     **options
@@ -195,10 +206,11 @@ def gail(
         gamma = env.discount if isinstance(env, TabularMDP) else 1.0
     seen = ends_of(ends, env, steps.horizon, gamma).seen(_fitting(expert, env).with_rewards(None))
     judge = (discriminator or Discriminator()).for_expert(seen)
-    adversary = Adversary(judge, seen, reward, gamma, memory)
+    adversary = Adversary(judge, seen, reward, gamma, memory, limit)
     about = {
         "reward": reward,
         "memory": memory,
+        "limit": limit,
         "over": judge.over,
         "discriminator": type(judge.program).__name__,
         "expert": [len(expert), expert.n_steps],

@@ -78,7 +78,7 @@ def cloning_gap(mdp: TabularMDP, policy: Any, expert: Any, horizon: int | None =
     >>> best = lake.value_iteration().policy
     >>> found = cloning_gap(lake, 0.9 * best + 0.1 * 0.25, best)
     >>> round(found.disagreement, 4), 0 < found.gap < found.sharp < found.bound
-    (0.034, True)
+    (0.069, True)
     """
     own, theirs = as_table(mdp, policy), as_table(mdp, expert, "expert")
     paid = expected_reward(mdp).detach()

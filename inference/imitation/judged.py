@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
+import numpy as np
 import pandas as pd
 import torch
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
+from gymnasium.wrappers import ClipAction
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -164,6 +167,8 @@ def follow(
         options = replace(options, discount=gamma)
     assert options.discount is not None
     until = ends_of(ends, env, options.horizon, options.discount)
+    shown_space = spaces(env, **more)[1]
+    env, more = unbounded(env, more)
     learner = options.learner(policy, *spaces(env, **more), init)
     named = {"method": method, "ends": ends, **_about(policy, learner, options), **(about or {})}
     kept = Checkpoint(None if path is None else Path(path), named)
@@ -225,9 +230,24 @@ def follow(
         seconds=spent + time.perf_counter() - started,
         converged=False,
     )
-    return Imitation(
-        method, learner.acting(), fit, history, stopped, {} if extra is None else extra()
-    )
+    acting = replace(learner.acting(), action_space=shown_space)
+    return Imitation(method, acting, fit, history, stopped, {} if extra is None else extra())
+
+
+def unbounded(env: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The environment with actions that it cuts to their bounds itself.
+
+    The density of a normal policy is that of the action it drew, not of what was left of it at the
+    bound: otherwise a policy far outside would look as unlikely as it wants.
+    """
+    space = None if isinstance(env, TabularMDP) else spaces(env, **options)[1]
+    if not isinstance(space, Box) or not np.isfinite([space.low, space.high]).any():
+        return env, dict(options)
+    if isinstance(env, gymnasium.Env):
+        return ClipAction(env), {}
+    if callable(env) and not isinstance(env, EnvSpec):
+        return (lambda: ClipAction(env())), {}
+    return (lambda: ClipAction(gymnasium.make(env, **options))), {}
 
 
 def _about(policy: Policy, learner: PolicyLearner, options: PolicyGradient) -> dict[str, Any]:

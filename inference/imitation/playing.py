@@ -12,6 +12,7 @@ from gymnasium.spaces import Discrete
 from likely.envs import TabularMDP, Trajectories, rollout, rollout_tabular
 from likely.inference.errors import OptionError
 from likely.inference.imitation.acting import as_table
+from likely.inference.imitation.result import Imitation
 
 
 def play(
@@ -24,7 +25,7 @@ def play(
     env
         What `likely.envs.rollout` takes, or a `TabularMDP`, whose episodes are drawn all at once.
     policy
-        As in `rollout`; in a process a table, or what `as_table` makes one of.
+        As in `rollout`, or a result; in a process a table, or what `as_table` makes one of.
     episodes
         How many.
     seed
@@ -43,8 +44,10 @@ def play(
     --------
     >>> lake = TabularMDP.from_gymnasium("FrozenLake-v1")
     >>> play(lake, torch.full((17, 4), 0.25), 50, seed=0, horizon=100)
-    Trajectories(50 episodes, 437 steps, states Discrete(17), actions Discrete(4))
+    Trajectories(50 episodes, 447 steps, states Discrete(17), actions Discrete(4))
     """
+    if isinstance(policy, Imitation):
+        policy = policy.policy
     if not isinstance(env, TabularMDP):
         return rollout(env, policy, episodes, seed, horizon, **options)
     if horizon is None:

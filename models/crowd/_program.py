@@ -13,6 +13,7 @@ from pyro.util import ignore_jit_warnings
 from torch import Tensor
 
 from likely.envs import DataError
+from likely.models._ids import listed_ids
 from likely.models.crowd._prediction import truth_given
 from likely.models.crowd.annotations import Annotations
 from likely.models.crowd.distributions import RaggedLabels
@@ -97,10 +98,10 @@ class CrowdProgram(ABC):
         """Labels of every named dimension: the user's own ids."""
         self._check(annotations)
         return {
-            "task": annotations.tasks.tolist(),
-            "annotator": annotations.annotators.tolist(),
-            "class": annotations.classes.tolist(),
-            "reported": annotations.classes.tolist(),
+            "task": listed_ids(annotations.tasks),
+            "annotator": listed_ids(annotations.annotators),
+            "class": listed_ids(annotations.classes),
+            "reported": listed_ids(annotations.classes),
             "annotation": range(len(annotations)),
         }
 

@@ -53,9 +53,9 @@ def truth_table(annotations: Annotations, truth: Any) -> pd.DataFrame:
         "probability": probability.numpy(),
         "labels": torch.bincount(annotations.task.cpu(), minlength=annotations.n_tasks).numpy(),
     }
-    names = [f"p_{name}" for name in annotations.classes.tolist()]
+    names = [f"p_{name}" for name in pd.Index(annotations.classes)]
     if len(set(names)) < len(names):  # 1 and "1" are two classes
-        names = [f"p_{name!r}" for name in annotations.classes.tolist()]
+        names = [f"p_{name!r}" for name in pd.Index(annotations.classes)]
     values = {name: table[:, number].numpy() for number, name in enumerate(names)}
     ids = pd.Index(annotations.tasks, name="task", tupleize_cols=False)
     return pd.DataFrame(columns | values, index=ids)
@@ -234,7 +234,7 @@ def tasks_to_label(
 
 
 def _place(annotations: Annotations, annotator: Any) -> int:
-    places = {name: place for place, name in enumerate(annotations.annotators.tolist())}
+    places = {name: place for place, name in enumerate(pd.Index(annotations.annotators))}
     known = isinstance(annotator, Hashable) and annotator in places
     if not known:
         raise DataError(

@@ -3,8 +3,15 @@
 from likely.models.preference.bradley_terry import BradleyTerry
 from likely.models.preference.comparisons import Comparisons
 from likely.models.preference.crowd import CrowdBradleyTerry
+from likely.models.preference.direct import (
+    DirectPreference,
+    PreferenceReport,
+    contrastive_cloning,
+    dpo_loss,
+)
 from likely.models.preference.faults import FaultyJudges, FaultyOutcomes
 from likely.models.preference.outcomes import OutcomeCounts, log_chances
+from likely.models.preference.pairs import TrajectoryPairs
 from likely.models.preference.plackett_luce import PlackettLuce, RankingOrder
 from likely.models.preference.ranking import (
     ability_draws,
@@ -14,22 +21,39 @@ from likely.models.preference.ranking import (
     win_matrix,
 )
 from likely.models.preference.rankings import Rankings
+from likely.models.preference.rewards import (
+    LinearReward,
+    NetworkReward,
+    TabularReward,
+    TrajectoryReward,
+)
+from likely.models.preference.trajectory import TrajectoryPreference
 from likely.models.preference.zero_sum import ZeroSumNormal, ZeroSumWalk
 
 __all__ = [
     "BradleyTerry",
     "Comparisons",
     "CrowdBradleyTerry",
+    "DirectPreference",
     "FaultyJudges",
     "FaultyOutcomes",
+    "LinearReward",
+    "NetworkReward",
     "OutcomeCounts",
     "PlackettLuce",
+    "PreferenceReport",
     "RankingOrder",
     "Rankings",
+    "TabularReward",
+    "TrajectoryPairs",
+    "TrajectoryPreference",
+    "TrajectoryReward",
     "ZeroSumNormal",
     "ZeroSumWalk",
     "ability_draws",
+    "contrastive_cloning",
     "deviance",
+    "dpo_loss",
     "log_chances",
     "ranking",
     "standard_errors",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
@@ -92,28 +92,38 @@ def remarks(ability: Tensor, comparisons: Comparisons) -> list[str]:
             "between groups where its search began; with MAP or a posterior engine the prior puts "
             "them near zero, and its spread is all that is known of them"
         )
-    strong = comparisons.strong_components()
-    if len(strong) > len(groups):
-        ranks = {item: place for place, item in enumerate(comparisons.items.tolist())}
-        level = ability.reshape(-1, ability.shape[-1]).mean(0)
-        for group in strong:
-            inside = torch.zeros(len(level), dtype=torch.bool, device=level.device)
-            inside[[ranks[item] for item in group.tolist()]] = True
-            if not bool(inside.any()) or bool(inside.all()):
-                continue
-            above = float(level[inside].min() - level[~inside].max())
-            below = float(level[~inside].min() - level[inside].max())
-            if max(above, below) > _FAR:
-                way = "lost to" if above > below else "beat"
-                said.append(
-                    f"no item of {_listed(group)} ever {way} an item outside: the likelihood grows "
-                    "as their distance goes to infinity, and what is reported is where the search "
-                    "stopped. A prior and MAP give a finite answer"
-                )
-                break
+    alone = _far_group(ability, comparisons)
+    if alone is not None:
+        way, group = alone
+        said.append(
+            f"no item of {_listed(group)} ever {way} an item outside: the likelihood grows as "
+            "their distance goes to infinity, and what is reported is where the search stopped. A "
+            "prior and MAP give a finite answer"
+        )
     return said
 
 
-def _listed(group: Sequence[Any]) -> str:
-    names = ", ".join(repr(item) for item in list(group[:_SHOWN].tolist()))  # type: ignore[attr-defined]
+def _far_group(ability: Tensor, comparisons: Comparisons) -> tuple[str, NDArray[Any]] | None:
+    """The smallest group that only won or only lost and is fitted far from all others."""
+    groups = comparisons.strong_components()
+    if len(groups) == 1:
+        return None
+    level = ability.reshape(-1, ability.shape[-1]).mean(0).cpu()
+    place = {item: k for k, item in enumerate(comparisons.items.tolist())}
+    members = [torch.tensor([place[item] for item in group.tolist()]) for group in groups]
+    top = torch.stack([level[m].max() for m in members])
+    bottom = torch.stack([level[m].min() for m in members])
+    # The highest and the lowest of all other groups.
+    over = torch.where(top == top.max(), top.sort().values[-2], top.max())
+    under = torch.where(bottom == bottom.min(), bottom.sort().values[1], bottom.min())
+    for k in range(len(groups) - 1, -1, -1):
+        if float(bottom[k] - over[k]) > _FAR:
+            return "lost to", groups[k]
+        if float(under[k] - top[k]) > _FAR:
+            return "beat", groups[k]
+    return None
+
+
+def _listed(group: NDArray[Any]) -> str:
+    names = ", ".join(repr(item) for item in group[:_SHOWN].tolist())
     return "{" + names + (f", … {len(group)} in all" if len(group) > _SHOWN else "") + "}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -231,7 +232,7 @@ class Information:
             return alone, other
         through = self.solve_abilities(self.cross, tol)
         schur = self.corner - self.cross.T @ through
-        rest = np.linalg.lstsq(schur, other - self.cross.T @ alone, rcond=None)[0]
+        rest: Any = np.linalg.lstsq(schur, other - self.cross.T @ alone, rcond=None)[0]
         return alone - through @ rest, rest
 
     def dense(self) -> Vector:

@@ -129,7 +129,7 @@ def _matrix(value: Any, m: int) -> NDArray[np.float64]:
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
     try:
-        found = np.asarray(value, dtype=np.float64)
+        found = np.array(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"covariates: expected numbers [{m}, d]; {error}") from error
     if found.ndim != 2 or len(found) != m or not found.shape[1]:
@@ -192,10 +192,9 @@ def _sum_by_key(
     """Distinct keys in order, and the sums of columns over rows of equal keys."""
     if span <= _TABLE * len(key):
         keys = np.flatnonzero(np.bincount(key, minlength=span))
-        return keys, [
-            np.bincount(key, part, span)[keys] if part.any() else np.zeros(len(keys))
-            for part in columns
-        ]
+        none = np.zeros(len(keys))
+        sums = [np.bincount(key, part, span)[keys] if part.any() else none for part in columns]
+        return keys, [np.asarray(total, np.float64) for total in sums]
     order = np.argsort(key, kind="stable")
     ordered = key[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

@@ -38,7 +38,8 @@ class CrowdBradleyTerry(BradleyTerry):
         What a judge at fault does: ``"reverse"`` the order, or ``"guess"``.
     reliability_prior
         Parameters (α, β) of the Beta prior on the probability of being faithful. It favours
-        faithful judges: with abilities and all judges reversed the likelihood is the same.
+        faithful judges, since with abilities and all judges reversed the likelihood is the same,
+        and both are above one by default, so that the mode calls nobody infallible.
     **options
         Those of `BradleyTerry`.
 
@@ -63,7 +64,7 @@ class CrowdBradleyTerry(BradleyTerry):
 
     latent: str = "comparison"
     fault: str = "reverse"
-    reliability_prior: tuple[float, float] = (4.0, 1.0)
+    reliability_prior: tuple[float, float] = (4.0, 2.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -115,7 +115,7 @@ class PlackettLuce(AbilityPrior):
     >>> from likely.inference import MLE
     >>> races = Rankings.from_lists([[0, 1, 2], [3, 2, 0], [1, 3]])
     >>> MLE().fit(PlackettLuce(4), races).params["ability"]
-    tensor([-0.4433,  0.6951, -0.6706,  0.4188], dtype=torch.float64)
+    tensor([-0.4433,  0.6951, -0.6706,  0.4189], dtype=torch.float64)
     """
 
     n_items: int

@@ -13,7 +13,9 @@ from likely.envs import DataError
 from likely.models._options import check_count, check_number
 from likely.models.preference._information import covariance_factor
 from likely.models.preference.bradley_terry import BradleyTerry
+from likely.models.preference.comparisons import Comparisons
 from likely.models.preference.outcomes import log_chances
+from likely.models.preference.rankings import Rankings
 from likely.models.preference.zero_sum import ZeroSumTransform
 
 # Entries of one block of a table of pairs.
@@ -67,8 +69,8 @@ def ability_draws(fit: Any, *, draws: int = 4000, seed: int = 0, period: Any = N
     values, vectors = torch.linalg.eigh(information.matrix)
     if not float(values[0]) > 1e-9 * float(values[-1]):
         raise DataError(
-            "fit: the data leave abilities open, so they have no normal approximation; use MAP or a "
-            "posterior engine"
+            "fit: the data leave abilities open, so they have no normal approximation; use MAP or "
+            "a posterior engine"
         )
     values, vectors = torch.linalg.eigh(covariance)
     noise = torch.randn(draws, len(rows), generator=generator, dtype=values.dtype)
@@ -114,7 +116,8 @@ def ranking(
     Examples
     --------
     >>> from likely.inference import MLE
-    >>> games = Comparisons.from_arrays(["a", "b", "c"], ["b", "c", "a"], [80, 60, 50], [20, 40, 50])
+    >>> first, second = ["a", "b", "c"], ["b", "c", "a"]
+    >>> games = Comparisons.from_arrays(first, second, [80, 60, 50], [20, 40, 50])
     >>> ranking(MLE().fit(BradleyTerry(3), games))[["rank", "rank_lower", "rank_upper"]]
           rank  rank_lower  rank_upper
     item
@@ -286,9 +289,7 @@ def _parts(fit: Any) -> tuple[Any, Any, dict[str, Tensor]]:
         raise DataError(f"fit: expected what an engine returned, got {type(fit).__name__}")
     reading = fit.bound("the ranking")
     found = [*reading.args, *reading.kwargs.values()]
-    data = next(
-        (value for value in found if hasattr(value, "items") and hasattr(value, "n_items")), None
-    )
+    data = next((value for value in found if isinstance(value, Comparisons | Rankings)), None)
     if "ability" not in fit.params or data is None:
         raise DataError(f"fit: expected abilities of items, got the sites {', '.join(fit.params)}")
     return reading.source, data, fit.params

@@ -112,8 +112,8 @@ def test_an_observation_of_two_sites_counts_if_one_of_them_does():
 def test_an_observed_class_and_its_outcome_are_one_observation():
     x, y = torch.tensor([[0, 1], [1, 1], [1, 0], [0, 0]]), torch.tensor([0, 1, 1, 0])
     some = torch.tensor([0, 1, 1, -1])
-    counts = [MAP().fit(NaiveBayes(2), x, y=labels).n_observations for labels in (y, some, None)]
-    assert counts == [4, 4, 4]
+    for labels in (y, some):
+        assert MAP().fit(NaiveBayes(2), x, labels).n_observations == 4
 
 
 def by_event(x, keep):

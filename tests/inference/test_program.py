@@ -997,7 +997,7 @@ def test_a_start_without_a_finite_density_names_the_site() -> None:
     [
         (GaussianModel(), (torch.ones(2, 2),), "y must be one-dimensional"),
         (GaussianModel(), (torch.tensor([1.0, math.nan]),), "y must be finite"),
-        (GaussianMixture(3), (torch.ones(2, 2),), "at least one row for each of 3 components"),
+        (GaussianMixture(3), (torch.ones(4),), "x must be two-dimensional"),
     ],
 )
 def test_data_errors_of_built_in_programs_pass_through(

@@ -329,3 +329,21 @@ def test_references_that_are_none(em: Fit) -> None:
         relabel(3)  # type: ignore[arg-type]
     with pytest.raises(FitError, match=r"relabel\(\) needs the program"):
         replace(em, program=None).relabelled()
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"loc": (1,)}, r"axes: site 'loc' .*integers from 0 to 0, got \(1,\)"),
+        ({"loc": (-1,)}, r"site 'loc' .*got \(-1,\)"),
+        ({"loc": (0, 0)}, r"site 'loc' .*different integers"),
+        ({"loc": ("bell",)}, r"site 'loc' .*got \('bell',\)"),
+        ({"loc": 0}, r"site 'loc' .*got 0"),
+        ({"flat": (0,)}, r"draws of site 'flat' must be \[chain, draw, \*shape\]"),
+        (["loc"], "axes must map sites to tuples of axes, got list"),
+    ],
+)
+def test_axes_that_are_none(axes: Any, message: str) -> None:
+    draws = {"loc": torch.zeros(1, 4, 2), "flat": torch.zeros(1, 4)}
+    with pytest.raises(FitError, match=message):
+        relabel_draws(draws, axes)

@@ -161,3 +161,8 @@ def test_what_cannot_be_compared(models: dict[int, list[Fit]], data: Any) -> Non
         plot_criteria(nothing)
     with pytest.raises(FitError, match="without its standard error 'se'"):
         plot_criteria(pd.DataFrame({"elpd_loo": [1.0]}))
+    for column in ("bic", "elpd_loo"):
+        with pytest.raises(FitError, match=f"table must have numbers in '{column}'"):
+            plot_criteria(pd.DataFrame({column: ["low", "high"], "se": [1.0, 1.0]}))
+    odd = plot_criteria(pd.DataFrame({"bic": [1.0, 2.0]}, index=["$a_1$", "b"]), name="$cost")
+    assert [t.get_text() for t in odd.axes[0].get_xticklabels()] == [r"\$a_1\$", "b"]

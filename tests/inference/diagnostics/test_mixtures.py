@@ -243,7 +243,7 @@ def test_responsibilities_of_every_observation(plane: Fit) -> None:
     np.testing.assert_allclose(np.sort(heights - base), np.sort(table[:, 0]))
     heights, _, _ = second.get_data()  # type: ignore[attr-defined]
     np.testing.assert_allclose(heights, 1)  # they add up to one
-    assert names_of(figure) == ["component 0", "component 1"]
+    assert names_of(figure) == ["cluster 0", "cluster 1"]
 
     def coin(heads: torch.Tensor) -> None:
         pyro.sample("heads", dist.Bernoulli(pyro.sample("p", dist.Beta(2.0, 2.0))), obs=heads)

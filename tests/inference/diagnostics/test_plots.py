@@ -90,6 +90,25 @@ def test_compare_of_points_and_scalars(mle_line: Fit, nuts_line: Fit) -> None:
     assert scalar.get_title(loc="left") == "scale"
 
 
+class Priced:
+    """A level for each ticker; the names would be formulas, and no valid ones."""
+
+    def __call__(self, x: Any) -> None:
+        with pyro.plate("ticker", 2):
+            level = pyro.sample("level", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(level, 1.0), obs=torch.as_tensor(x))
+
+    def coords(self, x: Any) -> dict[str, list[str]]:
+        return {"ticker": ["$a^$", "$b_$"]}
+
+
+def test_dollars_in_names_are_no_formulas() -> None:
+    fit = MAP().fit(Priced(), torch.tensor([1.0, 2.0]))
+    named = {"$map^$": fit, "$b_$": fit}
+    assert {r"\$a^\$", r"\$b_\$", r"\$map^\$"} <= texts(plot_compare(named))
+    assert r"\$map^\$" in texts(plot_history(named))
+
+
 def test_compare_in_given_axes(em: Fit, sampled: Fit) -> None:
     figure, axes = plt.subplots(1, 3)
     fits = {"EM": em, "NUTS": sampled}

@@ -1,4 +1,4 @@
-"""Cloning is a fit of the program; its gap obeys the bound; its posterior knows where it is unsure."""
+"""Cloning is a fit of the program, its gap obeys the bound, its posterior knows what it lacks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from likely.envs import (
     rollout,
     state_occupancy,
 )
-from likely.inference import MAP, MLE, NUTS, VBEM, FitError, Laplace, OptionError
+from likely.inference import MAP, MLE, VBEM, FitError, Laplace, OptionError
 from likely.inference.imitation import (
     behaviour_cloning,
     cloning_gap,
@@ -99,7 +99,8 @@ def test_dynamics_are_fitted_along() -> None:
     found = behaviour_cloning(seen, TabularPolicy(6, 3, concentration=2.0), MAP(), **program)
     alone = behaviour_cloning(seen, TabularPolicy(6, 3, concentration=2.0), MAP())
     assert found.params["transition"].shape == (6, 3, 6)
-    torch.testing.assert_close(found.table, alone.table, rtol=0, atol=1e-6)
+    # Searches end within 1e-10 of some 2000 nats: (2 · 2e-7 / 50 visits)^½ in a probability.
+    torch.testing.assert_close(found.table, alone.table, rtol=0, atol=1e-4)
 
 
 def test_module_and_normal_policies_are_cloned() -> None:
@@ -262,7 +263,6 @@ def engines() -> dict[str, Any]:
     return {
         "vbem": VBEM(seed=1),
         "laplace": Laplace(draws=1000),
-        "nuts": NUTS(draws=500, warmup=300, chains=1, progress=False),
     }
 
 
@@ -271,8 +271,6 @@ def test_uncertainty_is_that_of_the_dirichlet_posterior(name: str, world: GridWo
     mdp = world.mdp
     seen = play(mdp, mdp.soft_value_iteration(0.3).policy, 15, 0, 12)
     policy = TabularPolicy(mdp.n_states, mdp.n_actions)
-    if name == "nuts":
-        seen = seen[:10]
     fit = behaviour_cloning(seen, policy, engines()[name])
     states, actions = seen.state_action_pairs()
     counts = torch.ones(mdp.n_states, mdp.n_actions)

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import Predictive
 
 from likely.envs import DataError
-from likely.inference import EM, MAP, MLE, ConvergenceWarning, Laplace
+from likely.inference import EM, MAP, MLE, BoundaryWarning, ConvergenceWarning, Laplace
 from likely.models import Annotations, DawidSkene, HierarchicalDawidSkene, PooledMultinomial
 from likely.models.crowd.hierarchical import tables_around
 
@@ -183,7 +183,8 @@ def test_degenerate_crowds(degenerate_crowd):
 def test_the_posterior_rises_where_one_class_is_known_to_be_absent():
     # Deviations start at exactly zero, where the population's table looks like one used alone.
     crowd = Annotations.from_arrays([0, 0, 1, 1], ["a", "b"] * 2, [0, 0, 1, 1], truth=[1, 1])
-    fit = EM(objective="posterior").fit(HierarchicalDawidSkene(2), crowd)
+    with pytest.warns(BoundaryWarning, match="'spread'"):
+        fit = EM(objective="posterior").fit(HierarchicalDawidSkene(2), crowd)
     assert fit.converged
     assert (np.diff(fit.history["objective"]) >= -1e-9).all()
     assert fit.params["prevalence"].tolist() == [0.0, 1.0]

@@ -14,7 +14,7 @@ from pyro.infer import TraceEnum_ELBO
 from pyro.ops.indexing import Vindex
 
 from likely.envs import DataError
-from likely.inference import EM, MAP, MLE, Laplace, Shards
+from likely.inference import EM, MAP, MLE, BoundaryWarning, Laplace, Shards
 from likely.models import MACE, Annotations, DawidSkene
 from likely.models.crowd.mace import mixed_table
 
@@ -156,7 +156,8 @@ def test_known_classes_take_part():
 def test_without_errors_nothing_is_known_of_habits():
     # All agree: competence one is the optimum, and habits stay where they were.
     crowd = Annotations.from_arrays([0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1])
-    fit = EM(tol=1e-14, max_iter=10_000).fit(MACE(2), crowd)
+    with pytest.warns(BoundaryWarning, match="em: .* boundary .* at 'competence'"):
+        fit = EM(tol=1e-14, max_iter=10_000).fit(MACE(2), crowd)
     assert bool((fit.params["competence"] > 0.999).all())
     posterior = EM(objective="posterior").fit(MACE(2), crowd).params
     assert bool((posterior["competence"] < 0.9).all())
@@ -197,6 +198,7 @@ def test_bad_arguments_are_named(make, message):
         make()
 
 
+@pytest.mark.filterwarnings("ignore::likely.inference.errors.BoundaryWarning")
 def test_names_of_dimensions():
     crowd = simulated(tasks=8)
     trace = poutine.trace(MACE(3)).get_trace(crowd)

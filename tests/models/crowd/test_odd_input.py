@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from likely.envs import DataError
-from likely.inference import EM, MAP, ConvergenceWarning, OptionError
-from likely.models.crowd import Annotations, OneCoin
+from likely.inference import EM, MAP, ConvergenceWarning, Fit, OptionError
+from likely.models.crowd import Annotations, DawidSkene, OneCoin
 
 FRAME = pd.DataFrame({"task": ["x", "x", "y"], "annotator": [0, 1, 0], "label": [1, 0, 1]})
 
@@ -32,6 +32,19 @@ def test_ids_come_out_as_plain_values(ids):
     assert found.tasks.tolist() == ["a", "b"]
     assert all(type(task) is str for task in found.tasks.tolist())
     assert found.task.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "D"])
+def test_days_as_ids_stay_days(unit, tmp_path):
+    days = np.array(["2024-01-01", "2024-01-02"], dtype=f"datetime64[{unit}]")
+    data = crowd(days.repeat(2), ["a", "b"] * 2, [0, 0, 1, 1])
+    fit = EM(objective="posterior").fit(DawidSkene(2), data)
+    fit.save(tmp_path / "fit.nc")
+    for found in (fit, Fit.load(tmp_path / "fit.nc")):
+        labels = found.to_arviz()["latent_posterior"]["truth"].coords["task"].values
+        assert labels.dtype.kind == "M"
+        assert (labels == days).all()
+    assert EM(objective="posterior", init=fit).fit(DawidSkene(2), data).n_iter <= 1
 
 
 def test_what_is_masked_is_missing():

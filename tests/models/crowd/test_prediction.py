@@ -289,6 +289,7 @@ def test_nothing_global_changes():
 # -- a refit -------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
 def test_a_refit_with_more_of_everything_starts_near_its_end(name):
     """Added labels, new tasks and new annotators: fewer iterations, and the same optimum."""
     program = PROGRAMS[name]

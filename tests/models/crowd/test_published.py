@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("in_double")
 )
 # The reference values are of a search that ends where the log-likelihood moves by a ten millionth.
 @pytest.mark.parametrize("tol", [1e-7, 1e-10])
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
 def test_maximum_likelihood(program, name, accuracy, tol, published):
     data = published(name)
     fit = EM(tol=tol).fit(program(data.crowd.n_classes), data.crowd)

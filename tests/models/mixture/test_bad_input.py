@@ -29,7 +29,6 @@ COVARIANCES = ["full", "tied", "diag", "spherical", "tied_spherical"]
         ({}, (torch.zeros(5, 2, 2),), {}, "x must be two-dimensional"),
         ({}, (torch.zeros(0, 2),), {}, r"x is empty: it has shape \(0, 2\)"),
         ({}, (torch.zeros(5, 0),), {}, r"x is empty: it has shape \(5, 0\)"),
-        ({}, (torch.zeros(2, 2),), {}, "at least one row for each of 3 components, got 2"),
         ({}, ([[0.0], [1.0], [INF]],), {}, r"1 of 3 entries are infinite, the first at \[2, 0\]"),
         ({}, ([[0.0, NAN]] * 4,), {}, "x has no entry that is there in column 1"),
         ({}, ([["a"], ["b"], ["c"]],), {}, "x must hold"),
@@ -50,6 +49,15 @@ def test_wrong_data_is_refused(
     if args:
         with pytest.raises(DataError, match=message):
             EM().fit(program, *args, **kwargs)
+
+
+def test_few_rows_make_no_fit_and_are_enough_for_a_prediction() -> None:
+    program = GaussianMixture(3)
+    with pytest.raises(DataError, match="at least one row for each of 3 components, got 2"):
+        EM().fit(program, torch.zeros(2, 2))
+    x = torch.tensor([[0.0], [0.2], [4.0], [4.2], [9.0], [9.2]], dtype=torch.float64)
+    fit = EM(objective="posterior").fit(program, x)
+    assert fit.predict(x[:2], draws=5)["x"].shape == (1, 5, 2, 1)
 
 
 @pytest.mark.parametrize(

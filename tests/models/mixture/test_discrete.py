@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from scipy import stats
 
-from likely.inference import EM, MAP, MLE, SVI, Laplace
+from likely.inference import EM, MAP, MLE, SVI, BoundaryWarning, Laplace
 from likely.models import Mixture
 
 Params = dict[str, torch.Tensor]
@@ -244,7 +244,8 @@ def test_a_feature_that_one_component_never_has() -> None:
     x = torch.tensor([[0.0, 1.0]] * 20 + [[1.0, 0.0]] * 10, dtype=torch.float64)
     start = {"probabilities": torch.tensor([[0.1, 0.9], [0.9, 0.1]], dtype=torch.float64)}
     program = Mixture(2, "bernoulli")
-    fit = EM(init=start).fit(program, x)
+    with pytest.warns(BoundaryWarning, match="em: .* boundary .* at 'probabilities'"):
+        fit = EM(init=start).fit(program, x)
     torch.testing.assert_close(fit.params["probabilities"], torch.eye(2).flip(0).double())
     torch.testing.assert_close(fit.params["weights"], torch.tensor([2 / 3, 1 / 3]).double())
     assert fit.log_likelihood == pytest.approx(20 * math.log(2 / 3) + 10 * math.log(1 / 3))
