@@ -16,6 +16,8 @@ from likely.inference.sites import Unknown
 
 # Where an unconstrained value of a point on the boundary is put: far out, but finite.
 _EDGE = 30.0
+# Coordinates beyond this come of rounding, not of a value.
+_LOST = 100.0
 # Spread of a start around the prior's centre: breaks the symmetry of saddle points.
 _JITTER = 0.1
 # Spread, in unconstrained coordinates, of restarts around a start that is always the same.
@@ -287,14 +289,14 @@ def supported(unknown: Unknown, value: torch.Tensor) -> bool:
 
 def _freed(unknown: Unknown, value: torch.Tensor, edge: float) -> torch.Tensor:
     """Unconstrained coordinates of one site's value, where the boundary is ``edge`` away."""
-    if is_simplex(unknown.support):
-        # A stick without rest has no more to break: cells after the first such one would have
-        # coordinates of hundreds, or none. A little for every cell keeps a rest.
-        empty = (value <= torch.finfo(value.dtype).eps).any(-1, keepdim=True)
-        share = math.exp(-edge)
-        value = torch.where(empty, (1 - share) * value + share / value.shape[-1], value)
-        return unknown.transform.inv(value)
     found: torch.Tensor = unknown.transform.inv(value)
+    if is_simplex(unknown.support):
+        # A stick without rest has no more to break: cells after the first such one get coordinates
+        # of hundreds, or none. There, a little for every cell keeps a rest.
+        lost = ~(found.abs() <= _LOST).all(-1, keepdim=True)
+        share = math.exp(-edge)
+        mixed = (1 - share) * value + share / value.shape[-1]
+        return torch.where(lost, unknown.transform.inv(mixed), found)
     if found.shape != value.shape:
         return found
     # Some transforms stop short of infinity.

@@ -84,9 +84,8 @@ class TiltedSamples(TorchDistribution):
         """w·f − log Z at features [*sample, n, F]."""
         if self._validate_args:
             self._validate_sample(value)
-        if self.log_weights is None:
-            base = math.log(len(self.samples))
-        else:
+        base: Any = math.log(len(self.samples))
+        if self.log_weights is not None:
             base = torch.logsumexp(self.log_weights, -1)
         log_z = torch.logsumexp(self.scores, -1) - base
         reward: Tensor = (value * self.weights.unsqueeze(-2)).sum(-1)
@@ -182,13 +181,13 @@ class SampledMaxEntIRL:
         logs = None
         if log_weights is not None:
             logs = as_outcomes(log_weights, "log_weights", len(tries), tries)
-        n = len(seen) if seen is not None else as_size(episodes, "episodes")
+        n = as_size(episodes, "episodes") if seen is None else len(seen)
         prior = coefficient_prior("normal", self.prior_scale, tries[0, 0]).expand([tries.shape[1]])
         weights = without_rows(pyro.sample(WEIGHTS, prior.to_event(1)), 1)
         with pyro.plate("episode", n, device=str(tries.device)) as index:
             rows = plate_rows(index, n, tries.device)
             given = None if seen is None else seen[rows]
-            size = len(index) if given is None else len(given)
+            size = n if given is None else len(given)
             fn = TiltedSamples(weights, tries, logs, size)
             found: Tensor = pyro.sample("features", fn, obs=given)
         return found

@@ -73,7 +73,7 @@ def soft_log_policy(
         plan = soft_value_iteration(mdp, temperature, reward=reward, prior=prior, **search)
         return torch.log_softmax(scaled(plan.q, as_temperature(temperature), prior), -1)
     learned = getattr(mdp.transition, "requires_grad", False)
-    if learned or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if learned or torch.jit.is_tracing():
         induced = soft_backward_induction(mdp, horizon, temperature, reward=reward, prior=prior)
         return torch.log_softmax(scaled(induced.q, as_temperature(temperature), prior), -1)
     utility = scaled(expected_reward(mdp, reward), as_temperature(temperature), prior)

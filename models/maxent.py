@@ -72,9 +72,9 @@ class MaxEntIRL:
     **Not every weight can be known.** Adding c (1 − γ) to every step's reward and c to all ends
     changes no policy; neither do a constant on all states over an undiscounted horizon, or any
     F(s) − γ E F(s') where features can express it. Indicators of cells can. There the likelihood
-    is flat: MLE finds one of many rewards, all with the same policy, and says so. Hold on to a
-    prior (``prior_scale``), leave features out, or put what is known into ``known``. Temperature
-    and the size of rewards are one and the same unknown, so λ is given.
+    is flat: MLE finds one of many rewards, all with the same policy. Hold on to a prior
+    (``prior_scale``), leave a feature out, which fixes its weight at 0, or put what is known into
+    ``known``. Temperature and the size of rewards are one and the same unknown, so λ is given.
 
     Parameters
     ----------

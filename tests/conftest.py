@@ -24,7 +24,7 @@ from gymnasium.spaces import Box
 from pyro import poutine
 from pyro.ops.indexing import Vindex
 
-from likely.envs import Trajectories
+from likely.envs import TabularMDP, Trajectories
 from likely.inference import EM, MAP, MLE, NUTS, SVI, Fit, Laplace
 from likely.models import (
     GLAD,
@@ -45,6 +45,7 @@ from likely.models import (
     LearningFromCrowds,
     LinearRegression,
     LogisticRegression,
+    MaxEntIRL,
     Mixture,
     MixturePolicy,
     NaiveBayes,
@@ -428,6 +429,13 @@ def races(runners: int, number: int) -> Callable[[], tuple[Rankings]]:
     return design
 
 
+def ring(n_states: int) -> TabularMDP:
+    """Rooms in a ring: a step leads on or stays, and fails one time in five."""
+    stay, on = torch.eye(n_states), torch.eye(n_states).roll(1, 1)
+    moves = torch.stack([0.8 * stay + 0.2 * on, 0.2 * stay + 0.8 * on], 1)
+    return TabularMDP(moves, torch.zeros(n_states), 0.8, 0)
+
+
 # A traced density takes half the time of a step where the program is large.
 TRACED = {"nuts": {"jit": True}}
 TRACED_SHORT = {"nuts": {"jit": True, "draws": 100}}
@@ -515,7 +523,7 @@ CONFIGS = [
         bind=lambda counts, data: (data.with_counts(counts),),
         plate="comparison",
         latents=True,
-        options=TRACED_SHORT,
+        options={**TRACED_SHORT, "svi": {"max_iter": 1500}},
     ),
     Config(
         name="plackett-luce",
@@ -720,6 +728,16 @@ CONFIGS = [
         bind=lambda actions, trajectories: (trajectories.with_actions(actions),),
         plate="step",
         options=TRACED_SHORT,
+    ),
+    Config(
+        name="maxent-irl",
+        # All rooms but one: a constant on all of them changes no policy.
+        program=MaxEntIRL(ring(3), torch.eye(3)[:, 1:], horizon=9),
+        truth={"reward_weights": [1.0, -0.5]},
+        design=wandering(60, 3),
+        bind=lambda actions, trajectories: (trajectories.with_actions(actions),),
+        plate="step",
+        options={"nuts": {"draws": 100}},
     ),
     Config(
         name="mixture-policy",

@@ -49,7 +49,9 @@ class LeastError:
     """The annotator with the least expected error there (Yan et al. 2011, section 3.2).
 
     Their error on a point is 1 − Σ_k p_k π_kk with what the fit says of the class, p, and of the
-    annotator there, π (`answer_tables`).
+    annotator there, π (`answer_tables`). It takes what is known of people and tries nobody out:
+    where no two people answered the same point, nothing tells them apart but a crowd program;
+    `IntervalEstimation`, or answers of several people in ``initial``, begin to.
 
     Parameters
     ----------
@@ -200,8 +202,9 @@ def answer_tables(
 
     Crowd programs say it themselves: by ``confusion``, or, where errors depend on the features
     (`FeatureDependentCrowd`), by the expertise at each point. For other programs, answers so far
-    are compared with what the labelled set says of the truth, two right answers and one wrong one
-    added to each annotator's row.
+    are compared with what the labelled set says of the truth (with ``"majority_vote"`` with the
+    votes of others, so that a point answered once says nothing of who answered it), two right
+    answers and one wrong one added to each annotator's row.
 
     Parameters
     ----------
@@ -236,7 +239,7 @@ def counted_tables(
     tables = counts.repeat(n_annotators, 1, 1)
     if len(labelled):
         rows = np.searchsorted(labelled.points, labelled.index)
-        belief = labelled.posterior(truth)[torch.from_numpy(rows)]
+        belief = _judged(labelled, rows, truth)
         asked = labelled.annotator >= 0
         who = torch.from_numpy(labelled.annotator[asked])
         answer = torch.from_numpy(labelled.label[asked])
@@ -244,6 +247,22 @@ def counted_tables(
         belief = belief[torch.from_numpy(asked)]
         tables.index_add_(0, who, belief.unsqueeze(-1) * one_hot.unsqueeze(-2))
     return tables / tables.sum(-1, keepdim=True)
+
+
+def _judged(labelled: LabelledSet, rows: Ints, truth: str | TruthRule) -> Tensor:
+    """What is believed of the point of each answer, [m, K]; zeros where nothing judges it.
+
+    Votes are those of others: who is judged by a majority of one, their own, is always right.
+    """
+    where = torch.from_numpy(rows)
+    if truth != "majority_vote":
+        return labelled.posterior(truth)[where]
+    answers = torch.nn.functional.one_hot(torch.from_numpy(labelled.label), labelled.n_classes)
+    votes = answers.new_zeros(len(labelled.points), labelled.n_classes).index_add_(
+        0, where, answers
+    )
+    others = (votes[where] - answers).to(torch.float64)
+    return others / others.sum(-1, keepdim=True).clamp(min=1.0)
 
 
 def _known(context: Context, truth: str | TruthRule) -> dict[int, Tensor]:

@@ -16,7 +16,7 @@ from likely.inference.active.labelled import Ints, LabelledSet, TruthRule
 from likely.inference.active.predict import Call, called, points_and_labels, take
 from likely.inference.engines.base import Engine
 from likely.inference.engines.checks import check_choice, check_int
-from likely.inference.errors import ConvergenceWarning, OptionError
+from likely.inference.errors import BoundaryWarning, ConvergenceWarning, OptionError
 from likely.inference.fit import Fit
 from likely.models import Annotations
 from likely.models.crowd._program import CrowdProgram
@@ -112,6 +112,8 @@ class Trainer:
             with warnings.catch_warnings():
                 # Few labels often leave a fit unfinished; the learner reports the last one's state.
                 warnings.simplefilter("ignore", ConvergenceWarning)
+                # Few labels often lead to a boundary as well, of which predictions need no errors.
+                warnings.simplefilter("ignore", BoundaryWarning)
                 fits.append(engine.fit(self.program, *args, **kwargs))
         return tuple(fits)
 

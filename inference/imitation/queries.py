@@ -149,8 +149,9 @@ class Answered:
                 f"{found.shape}"
             )
         if isinstance(self.space, Discrete):
-            whole = found.astype(np.int64)
-            bad = (whole != found) | (whole < -1) | (whole >= self.space.n)
+            bad = ~np.isfinite(found)
+            whole = np.where(bad, -1, found).astype(np.int64)
+            bad = bad | (whole != found) | (whole < -1) | (whole >= self.space.n)
         else:
             assert isinstance(self.space, Box)
             rows = outside(torch.from_numpy(found.astype(np.float64)), self.space, bounds=True)

@@ -16,6 +16,9 @@ from likely.envs import DataError
 from likely.models._ids import check_index, read_frame, shown
 from likely.models.preference._reading import Columns, aggregate, read_columns
 
+# Steps in which most graphs of comparisons are walked through.
+_ROUNDS = 6
+
 
 def log_coefficient(counts: Tensor) -> Tensor:
     """Logarithm of the multinomial coefficient of counts ``[*batch, 3]``, ``[*batch]``."""
@@ -401,12 +404,38 @@ class Comparisons:
             up, down = won | tied, lost | tied
         return np.r_[first[up], second[down]], np.r_[second[up], first[down]]
 
+    def _is_strong(self) -> bool:
+        """Whether a few rounds of wins lead from the first item to all, and from all to it.
+
+        That is so of most tables, and takes a tenth of the time of finding all groups.
+        """
+        if self.counts is None:
+            return False
+        first, second = self.first.cpu().numpy(), self.second.cpu().numpy()
+        won, lost, tied = self.counts.T.cpu().numpy()
+        for up, down in ((won + tied, lost + tied), (lost + tied, won + tied)):
+            reached = np.zeros(self.n_items)
+            reached[first[0]] = 1.0
+            for _ in range(_ROUNDS):
+                flow = np.bincount(second, up * reached[first], self.n_items)
+                flow += np.bincount(first, down * reached[second], self.n_items)
+                new = np.maximum(reached, flow > 0)
+                if new.all() or np.array_equal(new, reached):
+                    break
+                reached = new
+            if not new.all():
+                return False
+        return True
+
     @cached_property
     def _labels(self) -> dict[str, NDArray[np.int64]]:
         """Number of the group of each item, by kind of connection."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
+        if self._is_strong():
+            one = np.zeros(self.n_items, np.int64)
+            return {"weak": one, "strong": one}
         tail, head = self._edges()
         shape = (self.n_items, self.n_items)
         graph = coo_array((np.ones(len(tail), np.int8), (tail, head)), shape=shape).tocsr()

@@ -207,9 +207,9 @@ class DirectPreference:
     >>> from likely.envs import Trajectories
     >>> from likely.inference import MLE
     >>> from likely.models import TabularPolicy
-    >>> seen = Trajectories.from_arrays([[0, 1], [0, 1]], [[0], [1]])
+    >>> seen = Trajectories.from_arrays([[0, 0], [0, 0]], [[0], [1]])
     >>> pairs = TrajectoryPairs.among(seen, [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0])
-    >>> program = DirectPreference(TabularPolicy(2, 2), beta=1.0)
+    >>> program = DirectPreference(TabularPolicy(1, 2), beta=1.0)
     >>> MLE().fit(program, pairs).params["policy"][0].round(decimals=4)
     tensor([0.2500, 0.7500], dtype=torch.float64)
     """

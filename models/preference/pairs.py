@@ -45,7 +45,7 @@ class TrajectoryPairs:
     Parameters
     ----------
     first, second
-        As many episodes each; their states may have other lengths.
+        As many episodes each; they need not be equally long.
     preferred
         [m]: True or 1 where the first is preferred, False or 0 where the second is. None where
         nobody was asked: a design, from which programs simulate answers.
@@ -57,9 +57,9 @@ class TrajectoryPairs:
 
     Examples
     --------
-    >>> short = Trajectories.from_arrays([[0, 1]], [[0]], state_space=2)
-    >>> long = Trajectories.from_arrays([[0, 0, 1]], [[1, 0]], state_space=2)
-    >>> TrajectoryPairs(short.with_actions(None), long.with_actions(None), [True])
+    >>> short = Trajectories.from_arrays([[0, 1]], [[0]], action_space=2)
+    >>> long = Trajectories.from_arrays([[0, 0, 1]], [[1, 0]])
+    >>> TrajectoryPairs(short, long, [True])
     TrajectoryPairs(1 pair, 3 steps, answered)
     """
 

@@ -325,7 +325,7 @@ def test_logistic_posterior_means_agree_across_engines():
 @pytest.mark.slow
 def test_dawid_skene_posteriors_of_svi_and_vbem_are_those_of_nuts(anesthesia):
     program = DawidSkene(4)
-    reference = NUTS(chains=2, draws=400, warmup=150, cores=1, jit=True).fit(program, anesthesia)
+    reference = NUTS(chains=2, draws=300, warmup=150, cores=1, jit=True).fit(program, anesthesia)
     # Monte-Carlo error of a NUTS mean: 1 / sqrt(450) = .047 posterior sds, of SVI's 2000
     # independent draws .022, together .052: of 64 differences the largest is about three times
     # that, .16, where the posteriors are the same.

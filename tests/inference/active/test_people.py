@@ -25,7 +25,7 @@ from likely.inference.active import (
     anybody,
     bald,
 )
-from likely.inference.active.people import counted_tables
+from likely.inference.active.people import answered, counted_tables
 from likely.models import (
     Annotations,
     DawidSkene,
@@ -81,9 +81,18 @@ def context(**options: Any) -> Context:
 
 
 def test_the_best_annotator_gets_most_questions() -> None:
-    found = learner(annotators=LeastError(), truth="dawid_skene").run(X)
-    asked = np.bincount(found.labelled.annotator, minlength=3)
-    assert asked[1] > 0.7 * asked.sum()
+    # Points that all three answered tell them apart: before, nothing says who errs.
+    points, people = np.repeat(np.arange(15), 3), np.tile(np.arange(3), 15)
+    known = LabelledSet.empty(2).add(points, crowd()(_queries(points, people)), people)
+    for truth in ("dawid_skene", "majority_vote"):
+        own = learner(annotators=LeastError(), truth=truth, batch_size=10, stopping=Budget(65))
+        asked = own.run(X, initial=known).labelled.annotator[45:]
+        assert (asked == 1).sum() > 0.7 * len(asked)
+
+
+def test_nobody_is_judged_by_their_own_vote() -> None:
+    alone = LabelledSet.empty(2).add([0, 1, 2, 3], [1, 0, 1, 0], annotator=[0, 0, 0, 0])
+    np.testing.assert_array_equal(counted_tables(alone, 2)[0], counted_tables(alone, 2)[1])
 
 
 def test_least_error_is_the_expected_error_of_each_table() -> None:
@@ -102,7 +111,7 @@ def test_counted_tables_are_posterior_means_of_counts() -> None:
         [0, 0, 0, 0, 0, 0, 0, 1, 1],
         annotator=[0, 1, 2, 0, 1, 2, 0, 1, 2],
     )
-    votes = {0: [1.0, 0.0], 1: [1.0, 0.0], 2: [1 / 3, 2 / 3]}
+    votes = {0: [1.0, 0.0], 1: [1.0, 0.0], 2: [0.0, 1.0]}  # of the two others
     row0 = np.array([2.0, 1.0]) + [votes[0][0] + votes[1][0] + votes[2][0], 0.0]
     row1 = np.array([1.0, 2.0]) + [votes[2][1], 0.0]
     expected = [row0 / row0.sum(), row1 / row1.sum()]
@@ -171,6 +180,37 @@ def test_information_about_the_model_is_bald_of_the_answers() -> None:
     assert picks.scores[0] == pytest.approx(float(by_hand[0]), rel=1e-9)
     with pytest.raises(OptionError, match="compares posterior draws"):
         learner(acquisition=GainPerCost("model"))
+
+
+def test_one_vote_of_somebody_who_errs_leaves_doubt() -> None:
+    # One answer each by somebody right two times in three, and a classifier that is sure elsewhere.
+    x = torch.tensor([[1.0], [-1.0], [30.0], [-30.0]], dtype=torch.float64)
+    answers = LabelledSet.empty(2).add([0, 1], [1, 0], annotator=[0, 0])
+    fit = MAP().fit(LogisticRegression(), x[:2], torch.tensor([1, 0]))
+    own = context(x=x, candidates=np.arange(4), labelled=answers, fits=(fit,))
+    # Nobody else answered: right two times in three.
+    np.testing.assert_allclose(answered(own), [[1 / 3, 2 / 3], [2 / 3, 1 / 3]], rtol=1e-12)
+    picks = GainPerCost().select(own, 4)
+    assert sorted(picks.indices[:2]) == [0, 1]
+    # By hand: I(class; answer).
+    table, belief = np.array([[2, 1], [1, 2]]) / 3, np.array([1, 2]) / 3
+    joint = belief[:, None] * table
+    by_hand = (joint * np.log(joint / np.outer(joint.sum(1), joint.sum(0)))).sum()
+    assert picks.scores[0] == pytest.approx(by_hand, rel=1e-9)
+    # Somebody in particular or not: an unknown voice is right two times in three.
+    unknown = LabelledSet.empty(2).add([0], [1])
+    np.testing.assert_allclose(answered(context(labelled=unknown)), [[1 / 3, 2 / 3]], rtol=1e-12)
+
+
+def test_prices_are_the_learners_unless_others_are_given() -> None:
+    own = context(costs=[1.0, 100.0, 100.0])
+    assert set(GainPerCost().select(own, 20).annotators) == {0}
+    other = GainPerCost(costs=np.array([100.0, 1.0, 100.0])).select(own, 20)
+    assert set(other.annotators) == {1}
+    with pytest.raises(OptionError, match="one for each of 3 annotators, got 2"):
+        GainPerCost(costs=(1.0, 2.0)).select(own, 2)
+    with pytest.raises(OptionError, match="no attribute n_annotators"):
+        GainPerCost().select(context(n_annotators=0), 2)
 
 
 def test_a_labelled_point_in_dispute_is_worth_a_second_opinion() -> None:
@@ -269,13 +309,18 @@ def test_recorded_answers_are_replayed_and_nothing_else() -> None:
 
 
 def test_costs_add_up_and_end_a_run() -> None:
-    found = learner(
-        costs=[1.0, 10.0, 1.0], annotators=LeastError(), stopping=Budget(cost=60.0), batch_size=2
-    ).run(X)
+    own = {"costs": [1.0, 10.0, 1.0], "annotators": LeastError(), "batch_size": 4}
+    found = learner(stopping=Budget(cost=45.0), **own).run(X[:40])
     price = np.array([1.0, 10.0, 1.0])[found.labelled.annotator].sum()
     assert found.history["cost"].iloc[-1] == price
-    assert 60.0 <= price < 80.0
-    assert found.stopped == "budget of 60 is spent"
+    # The question that would pass the budget is not asked, though its batch has room.
+    assert 35.0 < price <= 45.0
+    spent = "budget of 45 is spent"
+    assert found.stopped in (spent, "what is left of the budget does not pay for another answer")
+    # Unit prices that add up to the budget, with rounding on the way.
+    tenths = learner(costs=0.1, stopping=Budget(cost=0.7), batch_size=3).run(X[:40])
+    assert len(tenths.labelled) == 7
+    assert tenths.history["n_answers"].tolist() == [0, 3, 6, 7]
 
 
 def test_anybody_is_drawn_evenly_from_those_who_may_be_asked() -> None:
