@@ -523,7 +523,10 @@ CONFIGS = [
         bind=lambda counts, data: (data.with_counts(counts),),
         plate="comparison",
         latents=True,
-        options={**TRACED_SHORT, "svi": {"max_iter": 1500}},
+        options={
+            "nuts": {"jit": True, "warmup": 250},
+            "svi": {"max_iter": 1500},
+        },
     ),
     Config(
         name="plackett-luce",
@@ -737,7 +740,7 @@ CONFIGS = [
         design=wandering(60, 3),
         bind=lambda actions, trajectories: (trajectories.with_actions(actions),),
         plate="step",
-        options={"nuts": {"draws": 100}},
+        options={"nuts": {"jit": True, "draws": 200}},
     ),
     Config(
         name="mixture-policy",

@@ -21,6 +21,7 @@ SHORT = {
 }
 SAYS = {
     "label_with_people.py": ["40 of 400 pictures", "0.978", "0 of 40 answers differ"],
+    "citations.py": ["-2.94907", "-0.47957", "0.26895", "4.2934 on 3", "0.102", "0.061", "0.071"],
     "coin_likelihood.py": ["p = 0.75: 0.1055", "maximum: p = 0.750000", "0.2165", "0.0500"],
     "cross_entropy.py": [
         "cross_entropy:             1.019117",
@@ -41,6 +42,13 @@ SAYS = {
     "old_faithful.py": ["EM -4.155382, scikit-learn -4.155382", "1e-6: True", "BIC says 2"],
     "one_head.py": ["BoundaryWarning", "1.0000        -inf", "0.6667     -1.0986", "3/5: True"],
     "outlier.py": ["11.1571 m (the mean)", "10.1000 m (the median)", "3.370       65.5", "39.6"],
+    "rank_language_models.py": [
+        "8931 comparisons, 59 items",
+        "0.160 ± 0.030",
+        "GPT 4                        1.752",
+        "moves a model by 0 ranks",
+        "from 0.03 (judge 15) to 0.97 (judge 107)",
+    ],
     "regimes.py": [
         "-629.80          7 1291.85",
         "The BIC takes 2 regimes: 1097 ± 134 falls to 851 ± 124",

@@ -34,31 +34,57 @@ from likely.inference.imitation.irl import (
     maxent_irl,
     mwal,
 )
+from likely.inference.imitation.learned_reward import (
+    CHOICES,
+    LearnedReward,
+    SimulatedLabeller,
+    bootstrap_rewards,
+    candidate_pairs,
+    learn_reward,
+    pair_texts,
+)
 from likely.inference.imitation.learner import PolicyLearner
 from likely.inference.imitation.matching_program import OccupancyMatching
 from likely.inference.imitation.people import Person
 from likely.inference.imitation.playing import play
 from likely.inference.imitation.policy_gradient import PolicyGradient, policy_gradient
 from likely.inference.imitation.result import Imitation
+from likely.inference.imitation.rlhf import (
+    RLHF,
+    Improved,
+    PreferenceJudge,
+    improve,
+    kl_budget,
+    over_optimisation,
+    rlhf,
+)
 
 __all__ = [
+    "CHOICES",
+    "RLHF",
     "ActingPolicy",
     "Dagger",
     "Discriminator",
     "FeatureMatching",
     "Gap",
     "Imitation",
+    "Improved",
     "InverseRL",
+    "LearnedReward",
     "ModuleClassifier",
     "OccupancyMatching",
     "Person",
     "PolicyGradient",
     "PolicyLearner",
+    "PreferenceJudge",
     "Returns",
+    "SimulatedLabeller",
     "Uncertainty",
     "apprenticeship_learning",
     "as_table",
     "behaviour_cloning",
+    "bootstrap_rewards",
+    "candidate_pairs",
     "cloning_gap",
     "compare_returns",
     "compounding",
@@ -68,6 +94,9 @@ __all__ = [
     "evaluate_returns",
     "feature_gap",
     "gail",
+    "improve",
+    "kl_budget",
+    "learn_reward",
     "log_density",
     "match_expert",
     "maxent_irl",
@@ -75,12 +104,15 @@ __all__ = [
     "mwal",
     "occupancy",
     "occupancy_distance",
+    "over_optimisation",
     "pair_features",
+    "pair_texts",
     "play",
     "plot_compounding",
     "plot_uncertainty",
     "policy_gradient",
     "policy_uncertainty",
     "reverse_by_score",
+    "rlhf",
     "step_weights",
 ]

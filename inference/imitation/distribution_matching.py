@@ -121,7 +121,10 @@ def _exact(
     if not isinstance(chosen, Engine):
         raise OptionError(f"engine must be an engine such as MLE(), got {engine!r}")
     program = OccupancyMatching(mdp, policy, divergence, **options)
-    fit = chosen.fit(program, target_occupancy(mdp, expert, program.smoothing))
+    # Against a prior, episodes count as often as they have steps.
+    n = float(expert.n_steps) if isinstance(expert, Trajectories) else 1.0
+    target = target_occupancy(mdp, expert, program.smoothing, program.horizon)
+    fit = chosen.fit(program, target, n)
     acting = ActingPolicy(policy, fit.params, *spaces(mdp))
     return Imitation(METHOD, acting, fit, fit.history)
 
@@ -251,7 +254,12 @@ def reverse_by_score(
     Imitation
         As of `gail`; ``reward`` of an episode estimates −KL with a density.
     """
-    rest = {"init": init, "path": path, "callback": callback, "env_options": env_options}
+    rest: dict[str, Any] = {
+        "init": init,
+        "path": path,
+        "callback": callback,
+        "env_options": env_options,
+    }
     if density is None:
         found = gail(env, policy, expert, discriminator=discriminator, **rest, **options)
         return Imitation(METHOD, found.policy, found.fit, found.history, found.stopped, found.extra)

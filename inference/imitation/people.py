@@ -138,7 +138,7 @@ class Person:
         return seen[i] if pictures is None or pictures[i] is None else pictures[i]
 
     def _ask(self, new: Mapping[bytes, int], items: list[Any]) -> None:
-        numbers = [self._number.setdefault(key, len(self._number)) for key in new]
+        numbers = np.array([self._number.setdefault(key, len(self._number)) for key in new])
         queries = Queries(numbers, items, classes=self.names)
         try:
             labels = ask(self.oracle, queries)

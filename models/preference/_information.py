@@ -73,8 +73,18 @@ def newton_start(program: BradleyTerry, data: Comparisons) -> dict[str, Tensor]:
         share = float((counts[2] + 0.5) / (counts.sum() + 1))
         other[-1] = np.log(2 * share / (1 - share))
     prior = _Prior(program, rows, not finite, True)
-    at = newton(rows, (np.zeros(rows.n), other), precision, prior)
+    at = newton(rows, (_from_shares(rows), other), precision, prior)
     return _as_sites(program, rows, at.ability, at.other, data.total)
+
+
+def _from_shares(rows: Rows) -> Vector:
+    """Log-odds [n] of each item's share of wins, half a win and half a loss added."""
+    met, ones = rows.edges(rows.total.numpy()), np.ones(rows.n)
+    lead = rows.edges((rows.counts[:, 0] - rows.counts[:, 1]).numpy())
+    # Wins less losses and comparisons, of each item on either side.
+    ahead, number = lead @ ones - lead.T @ ones, met @ ones + met.T @ ones
+    odds: Vector = np.log((number + ahead + 1) / (number - ahead + 1))
+    return odds - odds.mean()
 
 
 def _as_sites(

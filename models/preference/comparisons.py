@@ -14,10 +14,8 @@ from torch import Tensor
 
 from likely.envs import DataError
 from likely.models._ids import check_index, read_frame, shown
+from likely.models.preference._graph import group_labels, members
 from likely.models.preference._reading import Columns, aggregate, read_columns
-
-# Steps in which most graphs of comparisons are walked through.
-_ROUNDS = 6
 
 
 def log_coefficient(counts: Tensor) -> Tensor:
@@ -386,61 +384,16 @@ class Comparisons:
         return self._groups("strong")
 
     def _groups(self, connection: str) -> list[NDArray[Any]]:
-        label = self._labels[connection]
-        order = np.argsort(-np.bincount(label), kind="stable")
-        if len(order) == 1:
-            return [self.items]
-        places = np.argsort(label, kind="stable")
-        parts = np.split(places, np.cumsum(np.bincount(label))[:-1])
-        return [self.items[parts[k]] for k in order]
-
-    def _edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Winner and loser of every kind of outcome that occurred; a tie goes both ways."""
-        first, second = self.first.cpu().numpy(), self.second.cpu().numpy()
-        if self.counts is None:
-            up = down = self.total.cpu().numpy() > 0
-        else:
-            won, lost, tied = (part > 0 for part in self.counts.T.cpu().numpy())
-            up, down = won | tied, lost | tied
-        return np.r_[first[up], second[down]], np.r_[second[up], first[down]]
-
-    def _is_strong(self) -> bool:
-        """Whether a few rounds of wins lead from the first item to all, and from all to it.
-
-        That is so of most tables, and takes a tenth of the time of finding all groups.
-        """
-        if self.counts is None:
-            return False
-        first, second = self.first.cpu().numpy(), self.second.cpu().numpy()
-        won, lost, tied = self.counts.T.cpu().numpy()
-        for up, down in ((won + tied, lost + tied), (lost + tied, won + tied)):
-            reached = np.zeros(self.n_items)
-            reached[first[0]] = 1.0
-            for _ in range(_ROUNDS):
-                flow = np.bincount(second, up * reached[first], self.n_items)
-                flow += np.bincount(first, down * reached[second], self.n_items)
-                new = np.maximum(reached, flow > 0)
-                if new.all() or np.array_equal(new, reached):
-                    break
-                reached = new
-            if not new.all():
-                return False
-        return True
+        return [self.items[group] for group in members(self._labels[connection])]
 
     @cached_property
     def _labels(self) -> dict[str, NDArray[np.int64]]:
         """Number of the group of each item, by kind of connection."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        if self._is_strong():
-            one = np.zeros(self.n_items, np.int64)
-            return {"weak": one, "strong": one}
-        tail, head = self._edges()
-        shape = (self.n_items, self.n_items)
-        graph = coo_array((np.ones(len(tail), np.int8), (tail, head)), shape=shape).tocsr()
-        count, strong = connected_components(graph, directed=True, connection="strong")
-        weak = strong
-        if count > 1:
-            _, weak = connected_components(graph, directed=True, connection="weak")
-        return {"weak": np.asarray(weak, np.int64), "strong": np.asarray(strong, np.int64)}
+        if self.counts is None:
+            won = lost = self.total.cpu().numpy() > 0
+        else:
+            first, second, both = self.counts.T.cpu().numpy()
+            won, lost = first + both > 0, second + both > 0
+        pairs = self.first.cpu().numpy(), self.second.cpu().numpy()
+        weak, strong = group_labels(*pairs, won, lost, self.n_items)
+        return {"weak": weak, "strong": strong}

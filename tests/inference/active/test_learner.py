@@ -22,6 +22,7 @@ from likely.inference.active import (
     Budget,
     Committee,
     CoreSet,
+    ErrorReduction,
     LabelledSet,
     LabellingStopped,
     Picks,
@@ -275,13 +276,13 @@ def test_every_named_acquisition_fills_its_batches(name: str) -> None:
 
 def test_naive_bayes_error_reduction_in_one_pass_is_that_of_refits() -> None:
     pool = (X > 0).double()
-    options = {"program": NaiveBayes(2), "acquisition": "expected_error_reduction"}
-    one_pass = learner(**options, stopping=Budget(12)).run(pool)
+    options = {"program": NaiveBayes(2), "acquisition": ErrorReduction(shortlist=12)}
+    one_pass = learner(**options, stopping=Budget(8)).run(pool)
 
     def program(x: Any, y: Any = None) -> Any:
         return NaiveBayes(2)(x, y)
 
-    refits = learner(**{**options, "program": program}, stopping=Budget(12)).run(pool)
+    refits = learner(**{**options, "program": program}, stopping=Budget(8)).run(pool)
     ours, theirs = one_pass.history, refits.history
     assert ours["indices"].tolist()[:2] == theirs["indices"].tolist()[:2]
     np.testing.assert_allclose(ours["scores"].iloc[1], theirs["scores"].iloc[1], atol=1e-6)

@@ -82,11 +82,11 @@ def context(**options: Any) -> Context:
 
 def test_the_best_annotator_gets_most_questions() -> None:
     # Points that all three answered tell them apart: before, nothing says who errs.
-    points, people = np.repeat(np.arange(15), 3), np.tile(np.arange(3), 15)
+    points, people = np.repeat(np.arange(40), 3), np.tile(np.arange(3), 40)
     known = LabelledSet.empty(2).add(points, crowd()(_queries(points, people)), people)
     for truth in ("dawid_skene", "majority_vote"):
-        own = learner(annotators=LeastError(), truth=truth, batch_size=10, stopping=Budget(65))
-        asked = own.run(X, initial=known).labelled.annotator[45:]
+        own = learner(annotators=LeastError(), truth=truth, batch_size=20, stopping=Budget(140))
+        asked = own.run(X, initial=known).labelled.annotator[120:]
         assert (asked == 1).sum() > 0.7 * len(asked)
 
 

@@ -47,9 +47,9 @@ def learner(**options: Any) -> ActiveLearner:
 class TestStream:
     def test_spending_stays_within_the_budget(self) -> None:
         own = Threshold(0.1, window=50)
-        found = stream(learner(), X[:250], threshold=own, refit_every=3, test=(X, LABELS))
+        found = stream(learner(), X[:200], threshold=own, refit_every=5, test=(X, LABELS))
         history = found.history
-        assert len(history) == 250
+        assert len(history) == 200
         assert found.stopped == "the stream ended"
         # The recent share may pass the budget by the one question that takes it there.
         assert history["spending"].max() <= 0.1 + 1 / 50 + 1e-12
