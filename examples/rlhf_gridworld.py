@@ -36,7 +36,7 @@ FEATURES = ("kind", "distance", "position")
 HORIZON, RATIONALITY, TEMPERATURE = 40, 5.0, 0.01
 PREFERENCES, SEEDS = 500, 3
 ASKED, CURVES = 80, 10
-HEATS = np.geomspace(1.0, 0.004, 12)
+HEATS = np.geomspace(1.0, 0.004, 24)
 
 
 def world_of(features):
@@ -93,7 +93,8 @@ def curve(world, seed, acquisition):
 def lasting(numbers, shares):
     """Number of preferences from which on the share stays at 95 %."""
     below = np.flatnonzero(shares < 0.95)
-    return int(numbers[min(below[-1] + 1, len(numbers) - 1)]) if len(below) else int(numbers[0])
+    after = below[-1] + 1 if len(below) else 0
+    return float(numbers[after]) if after < len(numbers) else float("inf")
 
 
 def optimum(world):
@@ -125,7 +126,8 @@ def main():
         middle = np.median(shares[name], 0)
         reached = [lasting(numbers, row) for row in shares[name]]
         print(f"{name:10}", " ".join(f"{value:5.2f}" for value in middle))
-        print(f"{'':10} at 95 % for good from: {reached}, mean {np.mean(reached):.0f}")
+        half, late = np.median(reached), sorted(reached)[-2]
+        print(f"{'':10} above 95 % for good from {half:.0f} (median), {late:.0f} (all but one)")
 
     cells = world_of(("cell",))
     base, pairs, program = setting(cells, 0, 0.5)
@@ -138,25 +140,25 @@ def main():
     print("\nA number for each cell, 300 preferences: gain over the clone, learnt and true")
     for name, rows in table.groupby("reward", sort=False):
         print(name)
-        print("  KL     ", " ".join(f"{value:6.2f}" for value in rows["kl"]))
-        print("  learnt ", " ".join(f"{value:6.2f}" for value in rows["learned"]))
-        print("  true   ", " ".join(f"{value:6.2f}" for value in rows["true"]))
+        for column in ("kl", "learned", "true"):
+            print(f"  {column:8}", " ".join(f"{value:6.2f}" for value in rows[column][::2]))
 
-    figure, axes = canvas(2, width=10.0, height=3.8)
+    figure, axes = canvas(3, width=13.0, height=3.8)
     for (name, rows), colour in zip(shares.items(), COLOURS, strict=False):
         axes[0].plot(numbers, rows.T, color=colour, lw=0.5, alpha=0.4)
         axes[0].plot(numbers, np.median(rows, 0), color=colour, lw=2.0, label=name)
     axes[0].axhline(0.95, color="0.4", lw=1.0, ls=":")
     axes[0].set(ylim=(-1.0, 1.05), xlabel="preferences", ylabel="true return / best return")
-    axes[0].set_title("Pairs asked about: ten seeds, median thick")
+    axes[0].set_title("Which pairs to ask about: ten seeds, medians")
     axes[0].legend(frameon=False, loc="lower right")
-    for (name, rows), colour in zip(table.groupby("reward", sort=False), COLOURS, strict=False):
-        axes[1].plot(rows["kl"], rows["learned"], color=colour, ls="--", lw=1.2)
-        axes[1].plot(rows["kl"], rows["true"], color=colour, lw=2.0, label=name)
-    axes[1].axhline(0, color="0.4", lw=1.0, ls=":")
-    axes[1].set(xscale="log", xlabel="KL from the clone, nats an episode")
-    axes[1].set_ylabel("gain over the clone")
-    axes[1].set_title("A number for each cell: learnt (dashed), true")
+    for ax, column in zip(axes[1:], ("learned", "true"), strict=True):
+        for (name, rows), colour in zip(table.groupby("reward", sort=False), COLOURS, strict=False):
+            ax.plot(rows["kl"], rows[column], "o-", ms=3, color=colour, lw=1.5, label=name)
+        ax.axhline(0, color="0.4", lw=1.0, ls=":")
+        ax.set(xscale="log", xlabel="KL from the clone, nats an episode")
+        ax.set_ylabel("gain over the clone")
+    axes[1].set_title("A number for each cell: learnt return")
+    axes[2].set_title("True return of the same policies")
     axes[1].legend(frameon=False, loc="upper left")
     save(figure, folder, "rlhf_gridworld")
 

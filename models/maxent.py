@@ -119,8 +119,8 @@ class MaxEntIRL:
     >>> rooms = TabularMDP([[[1.0, 0], [0, 1.0]], [[1.0, 0], [0, 1.0]]], [0.0, 0.0], 0.9, 0)
     >>> program = MaxEntIRL(rooms, [[0.0], [1.0]])
     >>> program.policy({"reward_weights": [2.0]})
-    tensor([[0.1192, 0.8808],
-            [0.1192, 0.8808]], dtype=torch.float64)
+    tensor([[0.1419, 0.8581],
+            [0.1419, 0.8581]], dtype=torch.float64)
     """
 
     mdp: TabularMDP

@@ -30,6 +30,7 @@ SAYS = {
         "0.897946, the labels' entropy 0.897946",
         "below 1e-5: True",
     ],
+    "fork.py": ["reverse KL, one mode         0.0%", "forward KL, two modes        0.0%"],
     "goodhart.py": ["0.13 0.00 0.00", "0.13 0.06 0.07", "0.815", "MLE             3.8         7.1"],
     "k_means.py": ["ours 968.7664, scikit-learn 968.7664", "0.968", "0.720"],
     "log_scale.py": [
@@ -78,6 +79,9 @@ SAYS = {
         "better than the expert",
     ],
     "declare_your_own.py": ["rate", "broken with probability"],
+    "irl_gridworld.py": ["were never passed", "of the walker's", "Laplace draws", "94 % interval"],
+    "dpo_vs_rlhf.py": ["0.0083   0.0083   0.0012", "0.0866   0.0179   0.0038"],
+    "rlhf_gridworld.py": ["0.112   0.382   0.995", "0.107   0.381   0.991"],
     "vae.py": ["ELBO per picture, after", "PCA, 2 numbers", "VAE, 2 numbers"],
 }
 

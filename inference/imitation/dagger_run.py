@@ -62,6 +62,9 @@ class Run:
             self.pictures = with_pictures(env, **options)
             env, self.options = self.pictures, {}
         self.env, self.spaces = env, spaces(env, **self.options)
+        space = self.spaces[1]
+        if isinstance(expert, Person) and len(expert.names) != getattr(space, "n", 0):
+            raise OptionError(f"expert: {len(expert.names)} names for the actions {space}")
         self.rounds: list[Round] = []
         self.values: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []

@@ -28,7 +28,7 @@ from likely.models import LogisticRegression
 
 Features = Callable[[Tensor, Tensor], Tensor]
 # Standard deviations beyond which a state is as strange as it gets.
-_FAR = 10.0
+_FAR = 50.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,23 +290,29 @@ def rewards_of(log_ratio: Tensor, kind: str) -> Tensor:
     return sign * torch.nn.functional.softplus(sign * log_ratio)
 
 
-def pair_features(expert: Trajectories) -> Features:
+def pair_features(expert: Trajectories, order: int = 1) -> Features:
     """Covariates that tell steps of an expert from others.
 
     Discrete states have an indicator for each pair of state and action. Vectors are standardised by
-    the expert's mean and spread, and cut at ten spreads; covariates are these, their squares and
-    products, the action (an indicator, or vectors and squares), and its products with the state.
+    the expert's mean and spread, and cut at fifty spreads; covariates are these, the action (an
+    indicator, or vectors and squares), and its products with the state. With squares of the state
+    as well, a learner who is still far off is told apart so surely that its rewards say little of
+    which way to go.
 
     Parameters
     ----------
     expert
         Its episodes; their spaces and the spread of their states count.
+    order : {1, 2}
+        Whether squares and products of the state are among them.
 
     Returns
     -------
     callable
         States [n, *state] and actions [n, *action] to [n, d], float64.
     """
+    if order not in (1, 2):
+        raise OptionError(f"order must be 1 or 2, got {order!r}")
     states, actions = expert.state_action_pairs()
     n_actions = int(expert.action_space.n) if isinstance(expert.action_space, Discrete) else 0
     if isinstance(expert.state_space, Discrete) and n_actions:
@@ -326,9 +332,10 @@ def pair_features(expert: Trajectories) -> Features:
         else:
             flat = scale_action(a)
             act = torch.cat([flat, flat.square()], -1)
-        i, j = torch.triu_indices(z.shape[1], z.shape[1])
         cross = (act.unsqueeze(-1) * z.unsqueeze(-2)).flatten(1)
-        return torch.cat([z, z[:, i] * z[:, j], act, cross], -1)
+        i, j = torch.triu_indices(z.shape[1], z.shape[1])
+        squares = [z[:, i] * z[:, j]] if order == 2 else []
+        return torch.cat([z, act, cross, *squares], -1)
 
     return products
 

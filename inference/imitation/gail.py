@@ -127,7 +127,7 @@ def gail(
     discriminator: Discriminator | None = None,
     reward: str = "log_ratio",
     ends: str = "ignored",
-    memory: int = 1,
+    memory: int = 5,
     limit: float | None = None,
     init: Mapping[str, Any] | Fit | Imitation | None = None,
     path: str | PathLike[str] | None = None,
@@ -157,14 +157,15 @@ def gail(
         ``"ignored"``, or ``"absorbed"``: what comes after an early end is a state like others, up
         to the horizon, that the discriminator judges; see `likely.envs.absorbed`.
     memory
-        How many of the learner's last batches the discriminator looks at.
+        How many of the learner's last batches the discriminator looks at: with one alone, the two
+        may chase each other in circles.
     limit
         Most log-odds of a step either way, nats; by default none. A discriminator that is sure of
         itself makes rewards in which the next small improvement cannot be seen.
     init, path, callback, env_options
         As in `policy_gradient`.
     **options
-        Of `PolicyGradient`; by default trust-region steps of radius 0.02 along generalised
+        Of `PolicyGradient`; by default trust-region steps of radius 0.01 along generalised
         advantages, normalised.
 
     Returns
@@ -194,7 +195,7 @@ def gail(
     >>> bool(abs(found.table[0, 1] - 0.75) < 0.05)
     True
     """
-    given = {"step": "trust_region", "radius": 0.02, "weight": "gae", "normalize": True, **options}
+    given = {"step": "trust_region", "radius": 0.01, "weight": "gae", "normalize": True, **options}
     steps = PolicyGradient(**given)
     if not isinstance(expert, Trajectories):
         raise OptionError(f"expert: expected Trajectories, got {type(expert).__name__}")

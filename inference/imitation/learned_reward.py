@@ -184,9 +184,9 @@ class LearnedReward:
     def pessimistic(self, sds: float = 1.0, most: int = 500) -> Tensor:
         """Posterior mean less some standard deviations, entry by entry.
 
-        What behaviour the preferences never showed stays near the prior's mean, which may be more
-        than it is worth, and has the prior's standard deviation: an optimiser that sees this table
-        gains nothing by going there.
+        An entry that preferences say little about may be thought better than it is, and that is
+        where an optimiser goes. There the standard deviation is large, so that this table holds it
+        back.
 
         Parameters
         ----------

@@ -147,7 +147,7 @@ def target_occupancy(
         states, actions = expert.state_action_pairs()
         if states.is_floating_point() or actions.is_floating_point():
             raise OptionError("expert: expected Discrete states and actions")
-        if int(states.max()) >= mdp.n_states or int(actions.max()) >= mdp.n_actions:
+        if int(expert.states.max()) >= mdp.n_states or int(actions.max()) >= mdp.n_actions:
             raise OptionError(f"expert: expected states and actions of {mdp}")
         counts = mdp.discount ** expert.step.double()
         flat = torch.zeros(mdp.n_states * mdp.n_actions, dtype=torch.float64)

@@ -79,8 +79,8 @@ class BradleyTerry(AbilityPrior):
     --------
     >>> from likely.inference import MLE
     >>> games = Comparisons.from_arrays(["a", "a", "b", "c"], ["b", "b", "c", "a"])
-    >>> MLE().fit(BradleyTerry(3), games).params["ability"]
-    tensor([ 0.4196, -0.4196,  0.0000], dtype=torch.float64)
+    >>> [round(float(x), 4) + 0 for x in MLE().fit(BradleyTerry(3), games).params["ability"]]
+    [0.4196, -0.4196, 0.0]
     """
 
     n_items: int

@@ -68,9 +68,8 @@ class Comparisons:
     >>> games = Comparisons.from_arrays(["ann", "ann", "bo"], ["bo", "cy", "ann"])
     >>> games
     Comparisons(2 rows, 3 comparisons, 3 items)
-    >>> games.counts
-    tensor([[1., 1., 0.],
-            [1., 0., 0.]])
+    >>> games.counts.tolist()
+    [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
 
     first: Tensor

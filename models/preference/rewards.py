@@ -289,10 +289,22 @@ class NetworkReward(TrajectoryReward):
     def ahead(self, sites: Sites, differences: Any, rows: Rows) -> Tensor:
         """Sums of the module's outputs."""
         if isinstance(differences, Tensor):
-            table = self._part(self.features).table(sites).flatten()
-            return differences[rows] @ table
-        values = self._part(differences.rows).table(sites)
+            return differences[rows] @ self._outputs(sites, self.features).flatten()
+        values = self._outputs(sites, differences.rows)
         return differences.steps.summed(values, differences.size)[rows]
+
+    def _outputs(self, sites: Sites, rows: Tensor) -> Tensor:
+        """The module at features [*rows, F], float64."""
+        if sites:
+            return self._part(rows).table(sites)
+        # Engines put parameters of their precision, the default one, in the place of the module's.
+        own = next(self.module.parameters()).dtype
+        found = self.module(rows.to(torch.promote_types(own, torch.get_default_dtype())))
+        shape = rows.shape[:-1]
+        if not isinstance(found, Tensor) or found.shape not in (shape, (*shape, 1)):
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise DataError(f"module: expected rewards {(*shape, 1)}, got {got}")
+        return found.reshape(shape).double()
 
     def steps(self, params: Params, trajectories: Trajectories) -> Tensor:
         """Outputs at the steps."""

@@ -22,7 +22,6 @@ from likely.inference.active import (
     Budget,
     Committee,
     CoreSet,
-    ErrorReduction,
     LabelledSet,
     LabellingStopped,
     Picks,
@@ -276,7 +275,7 @@ def test_every_named_acquisition_fills_its_batches(name: str) -> None:
 
 def test_naive_bayes_error_reduction_in_one_pass_is_that_of_refits() -> None:
     pool = (X > 0).double()
-    options = {"program": NaiveBayes(2), "acquisition": ErrorReduction(shortlist=12)}
+    options = {"program": NaiveBayes(2), "acquisition": "expected_error_reduction"}
     one_pass = learner(**options, stopping=Budget(8)).run(pool)
 
     def program(x: Any, y: Any = None) -> Any:

@@ -68,7 +68,7 @@ def test_a_program_of_points_and_labels_is_turned_round_by_bayes() -> None:
 
 def grouped(x: Any, y: Any = None) -> None:
     """A classifier with a latent switch, which is summed out."""
-    flip = pyro.sample("flip", dist.Beta(1.0, 20.0))
+    flip = pyro.sample("flip", dist.Beta(2.0, 20.0))
     slope = pyro.sample("slope", dist.Normal(0.0, 3.0))
     with pyro.plate("point", len(x)):
         flipped = pyro.sample("flipped", dist.Bernoulli(flip))

@@ -150,12 +150,15 @@ def test_default_features() -> None:
         [torch.randn(200, 3).double() * 5 + 2], [torch.randint(0, 2, (199,))], action_space=2
     )
     covariates = pair_features(vectors)(*vectors.state_action_pairs())
-    # State, squares and products, the action, its products with the state.
-    assert covariates.shape == (199, 3 + 6 + 1 + 3)
+    # State, the action, its products with the state; and squares and products of the state.
+    assert covariates.shape == (199, 3 + 1 + 3)
+    assert pair_features(vectors, 2)(*vectors.state_action_pairs()).shape == (199, 7 + 6)
+    with pytest.raises(OptionError, match="order"):
+        pair_features(vectors, 3)
     torch.testing.assert_close(covariates[:, :3].mean(0), torch.zeros(3).double())
     torch.testing.assert_close(covariates[:, :3].std(0, correction=0), torch.ones(3).double())
     controls = Trajectories.from_arrays([torch.randn(9, 2).double()], [torch.rand(8, 1).double()])
-    assert pair_features(controls)(*controls.state_action_pairs()).shape == (8, 2 + 3 + 2 + 4)
+    assert pair_features(controls)(*controls.state_action_pairs()).shape == (8, 2 + 2 + 4)
 
 
 def test_rewards() -> None:

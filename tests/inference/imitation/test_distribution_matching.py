@@ -31,7 +31,7 @@ from likely.inference.imitation import (
 )
 from likely.inference.imitation.distribution_matching import Density
 from likely.inference.imitation.matching_program import target_occupancy
-from likely.models import GaussianPolicy, MixturePolicy, SoftmaxPolicy, TabularPolicy
+from likely.models import GaussianPolicy, MixturePolicy, TabularPolicy
 
 
 def process(seed: int = 0, states: int = 4, actions: int = 3) -> tuple[TabularMDP, Tensor]:
@@ -139,9 +139,9 @@ def test_an_expert_on_the_fork_is_matched_exactly() -> None:
     mdp = fork_mdp()
     expert = fork_expert_policy(mdp)
     found = distribution_matching(
-        expert, TabularPolicy(mdp.n_states, 3, 1.0001), "reverse", env=mdp, engine=MAP()
+        expert, TabularPolicy(mdp.n_states, 3, 1.01), "reverse", env=mdp, engine=MAP()
     )
-    assert occupancy_distance(mdp, found, expert) < 0.01
+    assert occupancy_distance(mdp, found, expert) < 0.05
 
 
 # -- densities and the score function -----------------------------------------------------------
@@ -270,4 +270,4 @@ def test_bad_input() -> None:
         distribution_matching(larger, table, "reverse", env=mdp)
     fork = rollout("likely/Fork-v0", fork_expert(0), 2, seed=0)
     with pytest.raises(OptionError, match="Discrete"):
-        distribution_matching(fork, SoftmaxPolicy(2), "reverse", env=mdp)
+        distribution_matching(fork, table, "reverse", env=mdp)

@@ -161,6 +161,8 @@ def test_bad_input() -> None:
         Person(("left", "right"), picture=3)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="pictures"):
         Person(("left", "right"), Watcher())(np.array([1, 2]), pictures=[None])
+    with pytest.raises(OptionError, match="3 names"):
+        dagger(Lamp, TabularPolicy(6, 2), Person(("left", "right", "up"), Watcher()))
     with pytest.raises(OptionError, match="few actions"):
         with_pictures("likely/Fork-v0")
     with pytest.raises(OptionError, match="gymnasium"):

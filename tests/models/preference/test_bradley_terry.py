@@ -18,6 +18,7 @@ from likely.inference import (
     ConvergenceWarning,
     DegenerateWarning,
     Fit,
+    FitError,
     Laplace,
     Program,
 )
@@ -292,3 +293,18 @@ def test_data_that_do_not_fit_are_refused() -> None:
         BradleyTerry(2, ties="half", drift=0.1)(data)
     with pytest.raises(DataError, match="expected Comparisons, got list"):
         BradleyTerry(2)([("a", "b")])  # type: ignore[arg-type]
+
+
+def test_standard_errors_of_a_program_must_be_of_its_unknowns() -> None:
+    class Forgetful(BradleyTerry):
+        """Forgets the home advantage."""
+
+        def standard_errors(self, *args: Any, **options: Any) -> dict[str, torch.Tensor] | None:
+            found = super().standard_errors(*args, **options)
+            assert found is not None
+            return {"ability": found["ability"]}
+
+    program, data = with_everything(None)
+    fit = MLE().fit(Forgetful(program.n_items, home_advantage=True), data)
+    with pytest.raises(FitError, match="standard_errors"):
+        fit.standard_errors()
