@@ -33,6 +33,10 @@ def count_observations(program: Program, values: Values) -> int:
         seen: dict[tuple[str | None, ...], torch.Tensor] = {}
         for name, (value, plates) in terms.items():
             own = masks.get(name, torch.ones_like(value, dtype=torch.bool))
+            # A dimension of size one says nothing, whether it has a plate or not.
+            bare = [i for i, plate in enumerate(plates) if plate is None and own.shape[i] == 1]
+            own = own.squeeze(bare)
+            plates = tuple(plate for i, plate in enumerate(plates) if i not in bare)
             # Without a plate nothing says that two sites are about the same.
             key = plates if plates and None not in plates else (name, None)
             seen[key] = seen[key] | own if key in seen else own

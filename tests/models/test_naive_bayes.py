@@ -252,6 +252,7 @@ def test_no_labels_at_all_is_clustering(likelihood: str) -> None:
     assert one.latent("label").shape == (1, 2)
 
 
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
 def test_constant_columns_are_no_trouble() -> None:
     x, y = rows("bernoulli")
     x = torch.cat([x, torch.ones(N, 1), torch.zeros(N, 1)], 1)

@@ -13,6 +13,7 @@ from likely.inference import EM
 from likely.models import NaiveBayes
 
 
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
 def test_labels_of_rows_that_are_left_out_do_not_start_the_search() -> None:
     x = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]] * 5)
     y = torch.full((20,), -1)
@@ -42,6 +43,7 @@ def test_predictions_with_wrong_values_are_refused(
         NaiveBayes(2).predict_proba(params, np.ones((3, features)))
 
 
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
 def test_masked_labels_are_missing() -> None:
     x = torch.tensor([[1, 1], [1, 0], [0, 0], [0, 1]] * 3)
     y = np.array([0, 0, 1, 1] * 3)

@@ -187,13 +187,11 @@ def test_what_is_masked_is_not_counted(parts: Any) -> None:
             found.append(count_observations(program, values))
     policy, n, e = made[0], data.n_steps, len(data)
     whole = isinstance(policy, MixturePolicy) and policy.per == "episode"
-    expected = e if whole else n
-    if len(made) > 1:
-        expected += n  # next states, or states
-    if len(made) > 2 and made[1] is not None:
-        expected += e  # first states
+    # Sites in the same plates are about the same: an action and the state after it are one.
+    by_step = not whole or len(made) > 1
+    by_episode = whole or (len(made) > 2 and made[1] is not None)
+    expected = n * by_step + e * by_episode
     assert found[0] == expected
-    # Sites that share a mode are one observation; the blocks know that of the states, too.
     assert found[1] == expected
 
 

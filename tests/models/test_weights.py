@@ -86,6 +86,7 @@ def counts_of_rows(seed: int = 1) -> torch.Tensor:
     return torch.bincount(drawn, minlength=N)
 
 
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
 @pytest.mark.parametrize(("case", "engine"), FITS)
 def test_integer_weights_are_repeated_rows(case: Weighted, engine: Any) -> None:
     counts = counts_of_rows()
@@ -144,6 +145,7 @@ class Rows(poutine.messenger.Messenger):
             msg["value"], msg["done"] = self.rows, True
 
 
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
 def test_a_row_of_weight_zero_may_be_impossible() -> None:
     """Feature 1 occurs in that row alone, so the optimum gives it no probability."""
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

@@ -265,7 +265,7 @@ def test_results_play_in_environments() -> None:
     world = rooms(0.95)
     best = value_iteration(world.mdp).policy
     found = apprenticeship_learning(world.mdp, world.features, best)
-    seen = evaluate_returns(world, found, episodes=2000, horizon=200, discount=0.95)
+    seen = evaluate_returns(world, found.policy, episodes=2000, horizon=200, discount=0.95)
     spread = float(seen.returns.std()) / 2000**0.5
     assert abs(seen.mean - earned(world.mdp, found.table)) < 5 * spread
     assert "apprenticeship" in repr(found)

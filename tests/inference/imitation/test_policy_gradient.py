@@ -74,7 +74,6 @@ def without_clock(history: pd.DataFrame) -> pd.DataFrame:
         {"step": "trust_region", "radius": 0.05},
         {"optimizer": partial(torch.optim.RMSprop, lr=0.1)},
     ],
-    ids=str,
 )
 def test_every_option_learns(corridor: TabularMDP, options: dict[str, Any]) -> None:
     found = policy_gradient(corridor, TabularPolicy(5, 2), **(QUICK | options))
@@ -212,7 +211,7 @@ class Numbers(torch.nn.Module):
 # -- going on ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"step": "trust_region", "radius": 0.05}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"step": "trust_region", "radius": 0.05}])
 def test_run_in_two_parts_is_the_run_in_one(
     corridor: TabularMDP, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -342,7 +341,6 @@ def test_result_is_saved_and_read(corridor: TabularMDP, tmp_path: Path) -> None:
         ({"seed": -1}, "seed must be"),
         ({"progress": 1}, "progress must be"),
     ],
-    ids=str,
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):

@@ -86,6 +86,7 @@ def test_weighted_starts_have_weighted_moments(faithful: torch.Tensor) -> None:
         torch.testing.assert_close(found[name], value)
 
 
+@pytest.mark.filterwarnings("ignore::likely.inference.BoundaryWarning")
 def test_a_row_of_weight_zero_may_be_impossible() -> None:
     x = torch.tensor([[0.0, 0.0]] * 10 + [[0.0, 1.0]] * 10 + [[1.0, 1.0]]).double()
     weights = torch.ones(21, dtype=torch.float64)
