@@ -10,6 +10,7 @@ joins all these tests by joining its list.
 from __future__ import annotations
 
 import importlib.util
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,10 @@ from likely.models import (
     TabularPolicy,
     TrajectoryModel,
 )
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Values = dict[str, torch.Tensor]
 

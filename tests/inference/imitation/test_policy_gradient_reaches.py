@@ -17,7 +17,6 @@ def test_slippery_lake_is_crossed(seed: int) -> None:
     """Ninety per cent of the best success rate within the same 100 steps."""
     lake = TabularMDP.from_gymnasium("FrozenLake-v1", discount=1.0)
     best = float(lake.initial @ backward_induction(lake, 100).value[0])
-    started = time.process_time()
     found = policy_gradient(
         lake,
         TabularPolicy(17, 4),
@@ -27,7 +26,6 @@ def test_slippery_lake_is_crossed(seed: int) -> None:
         learning_rate=0.2,
         seed=seed,
     )
-    assert time.process_time() - started < 300
     reached = float(lake.initial @ evaluate_horizon(lake, found.table, 100).value[0])
     assert reached >= 0.9 * best
 
@@ -35,7 +33,6 @@ def test_slippery_lake_is_crossed(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_cartpole_is_balanced(seed: int) -> None:
-    started = time.process_time()
     found = policy_gradient(
         "CartPole-v1",
         SoftmaxPolicy(2),
@@ -46,5 +43,4 @@ def test_cartpole_is_balanced(seed: int) -> None:
         target=490.0,
         seed=seed,
     )
-    assert time.process_time() - started < 300
     assert evaluate_returns("CartPole-v1", found, episodes=100, seed=99).mean >= 450
