@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from likely.envs import TabularMDP, backward_induction, evaluate_horizon
