@@ -40,7 +40,11 @@ def faulty_logs(logs: Tensor, fault: str, ties: bool) -> Tensor:
 
 
 class _Faulty(dist.TorchDistribution):
-    """What both distributions share: their parameters, and a latent ``faithful`` of two values."""
+    """What both distributions share: their parameters, and a latent ``faithful`` of two values.
+
+    Each says its shapes, joint and evidence; Pyro's metaclass of distributions leaves no room for
+    ``abc.ABC``.
+    """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     latent: ClassVar[str] = "faithful"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +15,10 @@ from torch import Tensor
 from likely.inference import OptionError
 from likely.inference.active import entropy, joint_entropy
 
-ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("LIKELY_DATA", ROOT.parent / "shared" / "data")) / "active"
 
-
-def toy() -> tuple[Tensor, dict[str, Any]]:
-    path = DATA / "batchbald_notebook_toy.json"
-    if not path.is_file():
-        pytest.skip(f"no {path.name} in {DATA}; set LIKELY_DATA")
-    known = json.loads(path.read_text())
+@pytest.fixture
+def toy(published: Any) -> tuple[Tensor, dict[str, Any]]:
+    known = published("batchbald_notebook_toy.json")
     probs = torch.tensor(known["toy2_probs_N_K_C"], dtype=torch.float64)
     return probs.transpose(0, 1), known
 
@@ -60,8 +52,8 @@ def test_exact_entropy_is_that_of_brute_force(probs: Tensor) -> None:
     assert float(joint_entropy(probs)) == pytest.approx(brute_force(probs), abs=1e-12)
 
 
-def test_the_published_toy() -> None:
-    probs, known = toy()
+def test_the_published_toy(toy: Any) -> None:
+    probs, known = toy
     assert float(joint_entropy(probs)) == pytest.approx(known["joint_entropy_all8"], abs=1e-9)
     assert float(joint_entropy(probs)) == pytest.approx(9.266713, abs=5e-7)
     four = float(joint_entropy(probs[:, :4]))
@@ -72,16 +64,16 @@ def test_the_published_toy() -> None:
         assert five == pytest.approx(expected, abs=1e-9)
 
 
-def test_one_point_and_independent_points() -> None:
-    probs, _ = toy()
+def test_one_point_and_independent_points(toy: Any) -> None:
+    probs, _ = toy
     one = float(joint_entropy(probs[:, :1]))
     assert one == pytest.approx(float(entropy(probs.mean(0))[0]), abs=1e-14)
     sure = probs[:1, :5]
     assert float(joint_entropy(sure)) == pytest.approx(float(entropy(sure[0]).sum()), abs=1e-12)
 
 
-def test_sampled_entropy_is_unbiased_and_seeded() -> None:
-    probs, known = toy()
+def test_sampled_entropy_is_unbiased_and_seeded(toy: Any) -> None:
+    probs, known = toy
     found = torch.stack([joint_entropy(probs, configurations=200, seed=s) for s in range(40)])
     assert torch.equal(found[7], joint_entropy(probs, configurations=200, seed=7))
     error = float(found.std()) / math.sqrt(len(found))
@@ -113,8 +105,8 @@ def test_impossible_configurations_do_not_count() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")
 @pytest.mark.parametrize("configurations", [100, 100_000])
-def test_an_accelerator_draws_the_same(configurations: int) -> None:
-    probs, _ = toy()
+def test_an_accelerator_draws_the_same(configurations: int, toy: Any) -> None:
+    probs, _ = toy
     options = {"configurations": configurations, "seed": 2}
     torch.testing.assert_close(
         joint_entropy(probs.cuda(), **options).cpu(), joint_entropy(probs, **options)
