@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,17 +23,13 @@ from likely.inference.active import (
 )
 from likely.models import NaiveBayes, SoftmaxRegression
 
-ROOT = Path(__file__).parents[3]
-DATA = Path(os.environ.get("LIKELY_DATA", ROOT.parent / "shared" / "data")) / "active"
 LOSSES = {"log": "log_loss", "zero_one": "misclassification_loss"}
 ROWS = {False: "reference_sum_over_pool", True: "reference_sum_excluding_candidate"}
 
 
-def iris() -> tuple[Any, Tensor, Tensor, Tensor]:
-    path = DATA / "eer_iris.json"
-    if not path.is_file():
-        pytest.skip(f"no {path.name} in {DATA}; set LIKELY_DATA")
-    known = json.loads(path.read_text())
+@pytest.fixture
+def iris(published: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
+    known = published("eer_iris.json")
     data = load_iris()
     x, labels = torch.as_tensor(data.data), torch.as_tensor(data.target)
     given = known["labelled"]
@@ -78,8 +71,8 @@ def by_program(program: NaiveBayes, pool: Tensor) -> Callable[[Tensor, Tensor], 
 
 @pytest.mark.parametrize("exclude", [False, True], ids=["all", "others"])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_published_errors_of_gaussian_naive_bayes(loss: str, exclude: bool) -> None:
-    cases, x, labels, pool = iris()
+def test_published_errors_of_gaussian_naive_bayes(loss: str, exclude: bool, iris: Any) -> None:
+    cases, x, labels, pool = iris
     refit = by_sklearn(GaussianNB, pool)
     found = expected_error_reduction(refit, x, labels, pool, loss=loss, exclude_candidate=exclude)
     known = cases["gaussian_nb"][LOSSES[loss]]
@@ -92,8 +85,8 @@ def test_published_errors_of_gaussian_naive_bayes(loss: str, exclude: bool) -> N
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_published_errors_of_logistic_regression(loss: str) -> None:
-    cases, x, labels, pool = iris()
+def test_published_errors_of_logistic_regression(loss: str, iris: Any) -> None:
+    cases, x, labels, pool = iris
     known = cases["logreg"][LOSSES[loss]]
     expected = torch.tensor(known[ROWS[False]], dtype=torch.float64)
     # The published fits stopped up to 2e-6 short of the optimum, by Newton's method.
@@ -104,8 +97,8 @@ def test_published_errors_of_logistic_regression(loss: str) -> None:
     assert int(found.argmax()) == known["skactiveml_choice"]
 
 
-def test_a_program_started_anew_or_at_a_fit() -> None:
-    cases, x, labels, pool = iris()
+def test_a_program_started_anew_or_at_a_fit(iris: Any) -> None:
+    cases, x, labels, pool = iris
     program = SoftmaxRegression(3, intercept_scale=None, coefficients_scale=1.0)
     engine = MAP(tol=1e-12)
     present = engine.fit(program, x, labels)
@@ -121,8 +114,8 @@ def test_a_program_started_anew_or_at_a_fit() -> None:
     torch.testing.assert_close(started[0], started[1], rtol=0, atol=2e-6)
 
 
-def test_a_warm_start_is_passed_on() -> None:
-    _, x, labels, pool = iris()
+def test_a_warm_start_is_passed_on(iris: Any) -> None:
+    _, x, labels, pool = iris
     program = SoftmaxRegression(3)
     present = MAP().fit(program, x, labels)
     seen: list[Fit] = []
