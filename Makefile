@@ -50,7 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -P -m pip install --disable-pip-version-check --quiet \
-	    -c constraints.txt -e '.[dev,fast,web]'
+	    -c constraints.txt -e '.[dev,fast,web,rl,minari,render]'
 	MPLBACKEND=Agg $(PY) -P -W ignore -c 'import arviz, matplotlib.pyplot, pyro'
 	@touch $@
 
