@@ -1,12 +1,10 @@
-"""NUTS: known posteriors, the same draws however chains are run, diagnostics, failures."""
+"""NUTS: conjugate posteriors, seeds, starts, geometry, nutpie."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-import os
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -17,18 +15,13 @@ from likely.inference import (
     MAP,
     NUTS,
     ConvergenceWarning,
-    InferenceError,
     Laplace,
     OptionError,
-    ProgramError,
 )
+from nuts_problems import POINTS, SHORT, double, line, ridge
 
+# -- conjugate posteriors --------------------------------------------------------------------------
 
-def double(values):
-    return torch.as_tensor(values, dtype=torch.float64)
-
-
-# -- conjugate posteriors --------------------------------------------------------------------
 
 HEADS = double([1, 1, 0, 1, 1, 1, 0, 1])
 EVENTS = double([3, 1, 4, 1, 5])
@@ -59,6 +52,8 @@ POSTERIORS = {
     "shares": dist.Dirichlet(double([1, 2, 3]) + torch.bincount(CLASSES)),
     "level": dist.Normal((1 / 4 + LEVELS.sum() / 0.64) / PRECISION, PRECISION**-0.5),
 }
+
+
 OPTIONS = {"chains": 2, "draws": 300, "warmup": 300, "cores": 1}
 
 
@@ -113,27 +108,11 @@ def test_statistics_of_the_sampler(conjugate_fit):
     assert fit.n_iter == 600
 
 
-def line(x):
-    loc = pyro.sample("loc", dist.Normal(0.0, 3.0))
-    log_scale = pyro.sample("log_scale", dist.Normal(0.0, 1.0))
-    with pyro.plate("point", len(x)):
-        pyro.sample("x", dist.Normal(loc, log_scale.exp()), obs=x)
-
-
-POINTS = double([1.3, 0.2, 2.1, 0.9, -0.4, 1.1])
-SHORT = {"chains": 2, "draws": 200, "warmup": 100, "cores": 1}
-
-
 def same(first, second):
     return all(torch.equal(first.draws[name], second.draws[name]) for name in first.draws) and all(
         torch.equal(first.sample_stats[name], second.sample_stats[name])
         for name in first.sample_stats
     )
-
-
-@pytest.fixture(scope="module")
-def short():
-    return NUTS(**SHORT).fit(line, POINTS)
 
 
 def test_lp_is_the_log_density_of_each_draw(short):
@@ -148,7 +127,7 @@ def test_lp_is_the_log_density_of_each_draw(short):
         torch.testing.assert_close(short.sample_stats["lp"][chain, draw], density)
 
 
-# -- the same draws, however they are made ---------------------------------------------------
+# -- the same draws, however they are made ---------------------------------------------------------
 
 
 def test_chains_in_processes_give_the_draws_of_chains_in_turn(short):
@@ -189,7 +168,7 @@ def test_a_traced_density_gives_the_same_draws(short):
         torch.testing.assert_close(first, second, atol=1e-6, rtol=0)
 
 
-# -- starts ----------------------------------------------------------------------------------
+# -- starts ----------------------------------------------------------------------------------------
 
 
 def two_hills(x):
@@ -210,14 +189,7 @@ def test_chains_start_where_another_fit_was():
             assert bool((draws * side > 15).all())
 
 
-# -- geometry --------------------------------------------------------------------------------
-
-
-def ridge(x):
-    """A posterior with a correlation of -.9998."""
-    a = pyro.sample("a", dist.Normal(0.0, 1.0))
-    b = pyro.sample("b", dist.Normal(0.0, 1.0))
-    pyro.sample("x", dist.Normal(a + b, 0.02), obs=x)
+# -- geometry --------------------------------------------------------------------------------------
 
 
 def test_a_dense_mass_matrix_takes_fewer_steps_along_a_ridge():
@@ -266,7 +238,7 @@ def test_chains_that_disagree_are_told_on():
     assert not fit.converged
 
 
-# -- nutpie ----------------------------------------------------------------------------------
+# -- nutpie ----------------------------------------------------------------------------------------
 
 
 def test_nutpie_finds_conjugate_posteriors():
@@ -292,110 +264,3 @@ def test_nutpie_absent_is_said_before_any_work(monkeypatch):
 
     with pytest.raises(OptionError, match=r"pip install 'likely\[fast\]'"):
         NUTS(backend="nutpie").fit(never, POINTS)
-
-
-# -- failures and interruptions --------------------------------------------------------------
-
-
-class FailsLater:
-    """`line`, until it has run often enough to be in the middle of sampling."""
-
-    def __init__(self, fail, calls=60):
-        self.fail, self.left = fail, calls
-
-    def __call__(self, x):
-        self.left -= 1
-        if self.left < 0:
-            self.fail()
-        line(x)
-
-
-def out_of_luck():
-    raise ValueError("out of luck")
-
-
-def die():
-    os._exit(7)
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-def test_a_chain_that_fails_is_reported_with_its_reason():
-    engine = NUTS(chains=2, draws=50, warmup=50, cores=2)
-    with pytest.raises(InferenceError, match=r"(?s)chain \d failed in its process.*out of luck"):
-        engine.fit(FailsLater(out_of_luck), POINTS)
-    with pytest.raises(ProgramError, match="out of luck"):
-        NUTS(chains=2, draws=50, warmup=50, cores=1).fit(FailsLater(out_of_luck), POINTS)
-
-
-def test_a_chain_whose_process_dies_is_reported():
-    engine = NUTS(chains=2, draws=50, warmup=50, cores=2)
-    with pytest.raises(InferenceError, match="died with exit code 7"):
-        engine.fit(FailsLater(die), POINTS)
-
-
-@pytest.mark.parametrize("how", ["callback", "keyboard"])
-def test_an_interruption_keeps_the_draws_so_far(how, short):
-    seen = []
-
-    def watch(step):
-        seen.append(step)
-        if step.iteration == 19:
-            if how == "keyboard":
-                raise KeyboardInterrupt
-            return True
-        return None
-
-    with pytest.warns(ConvergenceWarning, match="interrupted"):
-        fit = NUTS(**SHORT, callback=watch).fit(line, POINTS)
-    assert fit.draws["loc"].shape == (1, 20)
-    assert not fit.converged
-    assert [step.iteration for step in seen] == list(range(20))
-    # They are the first draws of the run that nobody interrupted.
-    torch.testing.assert_close(fit.draws["loc"][0], short.draws["loc"][0, :20], rtol=0, atol=0)
-    torch.testing.assert_close(seen[7].params()["loc"], fit.draws["loc"][0, 7])
-    assert seen[7].objective == float(fit.sample_stats["lp"][0, 7])
-
-
-def test_an_interruption_during_the_warmup_has_nothing_to_return():
-    with pytest.raises(InferenceError, match="before it had four draws"):
-        NUTS(**SHORT).fit(FailsLater(interrupt), POINTS)
-
-
-def test_parameters_without_a_prior_are_refused():
-    def program(x):
-        loc = pyro.param("loc", torch.tensor(0.0))
-        scale = pyro.sample("scale", dist.Gamma(2.0, 1.0))
-        pyro.sample("x", dist.Normal(loc, scale).expand([len(x)]).to_event(1), obs=x)
-
-    with pytest.raises(ProgramError, match=r"'loc'.*prior"):
-        NUTS().fit(program, POINTS)
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"draws": 3},
-        {"warmup": 0},
-        {"chains": 0},
-        {"cores": 0},
-        {"backend": "stan"},
-        {"target_accept": 1.0},
-        {"target_accept": 0.0},
-        {"max_tree_depth": 0},
-    ],
-)
-def test_options_that_make_no_sense_are_refused(option):
-    with pytest.raises(OptionError, match=next(iter(option))):
-        NUTS(**option)
-
-
-def test_max_tree_depth_bounds_the_steps():
-    engine = NUTS(chains=1, draws=40, warmup=1, cores=1, max_tree_depth=2, seed=3)
-    with pytest.warns(ConvergenceWarning, match="."):
-        fit = engine.fit(ridge, double(0.6))
-    steps = fit.sample_stats["n_steps"]
-    assert int(steps.max()) == 3  # 2² − 1 steps; without the bound a ridge takes many more
-    assert np.isfinite(fit.log_likelihood)
