@@ -118,9 +118,13 @@ def minimise(
     """
     found = _lbfgs(function, start, max_iter, tol, step, history_size, curvature is not None)
     last = max_iter if newton_iter is None else found.n_iter + newton_iter
-    done = found.stopped or found.blocked or found.n_iter >= last or found.x.numel() == 0
+    done = found.stopped or found.n_iter >= last or found.x.numel() == 0
     if curvature is None or done:
         return found
+    if found.blocked:
+        # Where rounding is all that is left of a gradient, a step along it may lead anywhere.
+        ended = _newton(function, found, found.n_iter, tol, step, curvature)
+        return ended if ended.converged else found
     return _newton(function, found, last, tol, step, curvature)
 
 
@@ -213,19 +217,21 @@ def _newton(
             # Near the end the curvature of the last point serves; it says so if all is gained.
             _, left = newton_direction(matrix, gradient)
             if left <= noise * max(1.0, abs(value)):
-                return Minimum(x, value, True, iteration, matrix=matrix)
+                seen = hidden_gain(matrix, gradient) <= _enough(tol, noise, value)
+                return Minimum(x, value, seen, iteration, matrix=matrix)
         matrix = curvature(x)
         if matrix is None or not bool(torch.isfinite(matrix).all()):
             return replace(found, x=x, value=value, n_iter=iteration)
         if gradient is None:
             value, gradient = function(x)
         direction, decrement = newton_direction(matrix, gradient, noise * max(1.0, abs(value)))
-        if decrement <= max(_ENOUGH * tol, noise) * max(1.0, abs(value)):
+        if decrement <= _enough(tol, noise, value):
+            seen = hidden_gain(matrix, gradient) <= _enough(tol, noise, value)
             # The last step is already paid for, and doubles the digits.
             reached = function(x + direction)[0]
             if reached <= value:
                 x, value = x + direction, reached
-            return Minimum(x, value, True, iteration, matrix=matrix)
+            return Minimum(x, value, seen, iteration, matrix=matrix)
         if iteration == max_iter:
             break
         size, better = 1.0, False
@@ -243,6 +249,24 @@ def _newton(
     return Minimum(x, value, False, max_iter)
 
 
+def _enough(tol: float, noise: float, value: float) -> float:
+    """A gain so small that a search may end."""
+    return max(_ENOUGH * tol, noise) * max(1.0, abs(value))
+
+
+def _principal(
+    matrix: torch.Tensor, gradient: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Units [n] that put ones on the diagonal; curvatures, directions, slopes; the least curvature.
+
+    Curvature below the least is rounding of the larger ones.
+    """
+    scale = matrix.diagonal().abs()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale)).rsqrt()
+    values, vectors = torch.linalg.eigh(matrix * scale[:, None] * scale[None, :])
+    return scale, values, vectors, vectors.T @ (scale * gradient), 1e-13 * max(len(values), 1)
+
+
 def newton_direction(
     matrix: torch.Tensor, gradient: torch.Tensor, least: float = 0.0
 ) -> tuple[torch.Tensor, float]:
@@ -251,15 +275,23 @@ def newton_direction(
     Directions without curvature are left out, nothing says how far to go there; so are those that
     would gain less than ``least``.
     """
-    scale = matrix.diagonal().abs()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale)).rsqrt()
-    values, vectors = torch.linalg.eigh(matrix * scale[:, None] * scale[None, :])
-    slope = vectors.T @ (scale * gradient)
+    scale, values, vectors, slope, floor = _principal(matrix, gradient)
     size = values.abs()
-    size = torch.where(size > 1e-13 * max(len(size), 1), size, torch.full_like(size, float("inf")))
+    size = torch.where(size > floor, size, torch.full_like(size, float("inf")))
     # Below rounding of the value there is nothing to gain, only somewhere to drift.
     along = torch.where(slope.square() > 2.0 * least * size, slope / size, torch.zeros_like(slope))
     return -scale * (vectors @ along), 0.5 * float((slope * along).sum())
+
+
+def hidden_gain(matrix: torch.Tensor, gradient: torch.Tensor) -> float:
+    """Gain ½ g²/h in the directions whose curvature is lost in rounding, as if it were the least.
+
+    Where nothing is known of a coordinate both slope and curvature are rounding. A slope beyond
+    that says that the coordinates are too badly scaled for an end of the search to be told.
+    """
+    _, values, _, slope, floor = _principal(matrix, gradient)
+    lost = slope[values.abs() <= floor]
+    return 0.5 * float(lost.square().sum()) / floor
 
 
 def _is_flat(value: float, gradient: torch.Tensor) -> bool:

@@ -15,13 +15,18 @@ from torch.distributions import constraints
 from likely.envs import DataError
 from likely.models._clustering import positive_or_one
 from likely.models._data import as_weights, column_labels, row_labels
-from likely.models._glm import normal_equations
+from likely.models._glm import Family, normal_equations
 from likely.models._options import check_number
 from likely.models._shapes import broadcast_shapes
 
 PRIORS = ("normal", "laplace")
 # Share of its mean square that a covariate's mean may make up before it is taken off.
 _OFF_CENTRE = 0.99
+# A start is found from so many rows.
+_START_ROWS = 1 << 16
+# Most Newton steps of a start, and a gain so small that the next would gain nothing.
+_NEWTON_STEPS = 20
+_GAINED = 1e-12
 
 
 class Flat(dist.TorchDistribution):
@@ -140,6 +145,46 @@ class Regression:
         start = self.normal_solution(x, target, weights)
         return start, linear_predictor(x, start.get("intercept"), start["coefficients"])
 
+    def start_rows(self, x: Tensor) -> slice:
+        """Rows that a start is found from: some of many, all where covariates lie far from zero."""
+        if len(x) <= _START_ROWS or _lie_far(x.mean(0), x.square().mean(0)):
+            return slice(None)
+        return slice(None, None, -(-len(x) // _START_ROWS))
+
+    def newton_solution(
+        self,
+        family: Family,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor,
+        start: dict[str, Tensor],
+        offset: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Newton steps by reweighted least squares from ``start``, as long as each gains.
+
+        Least squares take the means of covariates off, so that the steps lead to the optimum where
+        a search in the coefficients themselves loses its way: in covariates far from zero.
+        McCullagh & Nelder (1989), section 2.5.
+        """
+        tiny, best = torch.finfo(x.dtype).tiny, torch.tensor(-torch.inf)
+        reached, density = start, torch.empty_like(y)
+        for _ in range(_NEWTON_STEPS):
+            u = linear_predictor(x, reached.get("intercept"), reached["coefficients"])
+            u = u if offset is None else u + offset
+            family.log_density(u, y, density)
+            value = weight @ density
+            if not bool(value > best):
+                break
+            gained = value - best
+            best, start = value, reached
+            if bool(gained <= _GAINED * value.abs()):
+                break
+            curve = family.curvature(u).neg()
+            target = u + family.score(u, y) / curve.clamp_min(tiny)
+            target = target if offset is None else target - offset
+            reached = self.normal_solution(x, target, weight * curve)
+        return start
+
     def normal_solution(self, x: Tensor, target: Tensor, weights: Any = None) -> dict[str, Tensor]:
         """Solve a weighted least-squares problem by its normal equations, as `least_squares`."""
         checked = as_weights(weights, len(x), x)
@@ -147,12 +192,17 @@ class Regression:
         if not self.intercept:
             return {"coefficients": _solve(square, right)}
         means, sizes = square[0, 1:] / square[0, 0], square.diagonal()[1:] / square[0, 0]
-        if not bool((means.square() > _OFF_CENTRE * sizes).any()):
+        if not _lie_far(means, sizes):
             solution = _solve(square, right)
             return {"coefficients": solution[1:], "intercept": solution[0]}
         # Products of covariates far from zero (years, say) have lost what tells rows apart.
         solution = _solve(*normal_equations(x - means, target, checked, True))
         return {"coefficients": solution[1:], "intercept": solution[0] - means @ solution[1:]}
+
+
+def _lie_far(means: Tensor, squares: Tensor) -> bool:
+    """Whether a covariate lies far from zero, by its mean and its mean square."""
+    return bool((means.square() > _OFF_CENTRE * squares).any())
 
 
 def linear_predictor(x: Tensor, intercept: Tensor | None, coefficients: Tensor) -> Tensor:

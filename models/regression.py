@@ -8,12 +8,11 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from likely.models._data import as_matrix, as_outcomes, check_outcomes
-from likely.models._glm import LinearBernoulli, LinearPoisson
+from likely.models._glm import BernoulliFamily, LinearBernoulli, LinearPoisson, PoissonFamily
 from likely.models._linear import Regression, linear_predictor
 from likely.models._noise import (
     check_noise,
@@ -26,9 +25,6 @@ from likely.models._outcomes import observation_plate, row_weights
 
 # Steps of reweighted least squares on the way to least absolute deviations.
 _REWEIGHTED = 50
-# Most rows from which a logistic regression finds its start, and Newton steps on a part of more.
-_START_ROWS = 1 << 16
-_START_STEPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,35 +246,20 @@ class LogisticRegression(Regression):
             return pyro.sample("y", outcome, obs=None if y is None else y[rows])
 
     def initial(self, x: Any, y: Any = None, *, weights: Any = None) -> dict[str, Tensor]:
-        """Start at the first Newton step from zero, least squares on ``4 (y - 1/2)``.
+        """Start at the end of Newton's method, of many rows at that of a part of them.
 
-        Of many rows a part is looked at, and a few more Newton steps there are worth their time.
+        All rows are looked at where covariates lie far from zero: see `newton_solution`.
         """
         if y is None:
             return {}
         x = as_matrix(x, "x")
         y = as_outcomes(y, "y", len(x), like=x)
         weight = row_weights(weights, y)
-        if len(x) > _START_ROWS:
-            part = slice(None, None, -(-len(x) // _START_ROWS))
-            return self._newton(x[part].contiguous(), y[part], weight[part])
-        return self.normal_solution(x, 4 * (y - 0.5), weights)
-
-    def _newton(self, x: Tensor, y: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """Newton steps from zero, by reweighted least squares, as long as each gains."""
-        start = reached = self.normal_solution(x, 4 * (y - 0.5), weight)
-        best = torch.tensor(-torch.inf)
-        for _ in range(_START_STEPS):
-            u = linear_predictor(x, reached.get("intercept"), reached["coefficients"])
-            value = weight @ (y * u + F.logsigmoid(-u))
-            if not bool(value > best):
-                break
-            best, start = value, reached
-            chance = torch.sigmoid(u)
-            curve = chance * (1 - chance)
-            target = u + (y - chance) / curve.clamp_min(torch.finfo(x.dtype).tiny)
-            reached = self.normal_solution(x, target, weight * curve)
-        return start
+        rows = self.start_rows(x)
+        x, y, weight = x[rows].contiguous(), y[rows], weight[rows]
+        # The first step from zero is least squares on 4 (y - 1/2).
+        start = self.normal_solution(x, 4 * (y - 0.5), weight)
+        return self.newton_solution(BernoulliFamily, x, y, weight, start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,17 +354,22 @@ class PoissonRegression(Regression):
     def initial(
         self, x: Any, y: Any = None, *, exposure: Any = None, weights: Any = None
     ) -> dict[str, Tensor]:
-        """Start at least squares on the logarithms of the rates, half a count added to each.
+        """Start at the end of Newton's method, of many rows at that of a part of them.
 
-        Rows are weighed by their counts, which is the precision of such a logarithm.
+        It begins at least squares on the logarithms of the rates, half a count added to each and
+        weighed by their counts, which is the precision of such a logarithm.
         """
         if y is None:
             return {}
         x = as_matrix(x, "x")
         y = as_outcomes(y, "y", len(x), like=x)
         watched = self._exposure(x, exposure)
-        target = (y + 0.5).log() if watched is None else ((y + 0.5) / watched).log()
-        return self.normal_solution(x, target, (y + 0.5) * row_weights(weights, y))
+        weight, rows = row_weights(weights, y), self.start_rows(x)
+        offset = None if watched is None else watched[rows].log()
+        x, y, weight = x[rows].contiguous(), y[rows], weight[rows]
+        target = (y + 0.5).log() if offset is None else (y + 0.5).log() - offset
+        start = self.normal_solution(x, target, (y + 0.5) * weight)
+        return self.newton_solution(PoissonFamily, x, y, weight, start, offset)
 
     @staticmethod
     def _exposure(x: Tensor, exposure: Any) -> Tensor | None:

@@ -157,6 +157,8 @@ class PointEngine(PointOptions):
         start = coordinates.unconstrain(values)
         with self.monitor(attempt) as monitor:
             position = [start]
+            endless = Endless(program, lambda v: self._total(program.density(v)))
+            rising: list[str] = []
 
             def step(value: float, x: torch.Tensor) -> bool:
                 require_finite(value, "the log-density", len(monitor.objectives))
@@ -192,7 +194,8 @@ class PointEngine(PointOptions):
             raise NonFiniteError(
                 f"{self.name}: the log-density has no maximum: it grew to "
                 f"{monitor.objectives[-1]:.6g} until it was no longer a number. A scale that "
-                "shrinks onto one point does this; give it a prior and use MAP, or a lower bound."
+                "shrinks onto one point does this; give it a prior and use MAP, or a lower bound. "
+                "So does an exponential of covariates that lie far from zero; centre them."
             )
         if monitor.interrupted:
             converged, n_iter = False, len(monitor.objectives) - 1
