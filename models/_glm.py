@@ -27,7 +27,7 @@ _MOST_SQUARE = 128
 _SMALL = 1 << 14
 
 
-class _BernoulliFamily:
+class BernoulliFamily:
     """``A(u) = log(1 + e^u)``."""
 
     @staticmethod
@@ -47,7 +47,7 @@ class _BernoulliFamily:
         return mean * (mean - 1)
 
 
-class _PoissonFamily:
+class PoissonFamily:
     """``A(u) = e^u``."""
 
     @staticmethod
@@ -66,7 +66,7 @@ class _PoissonFamily:
         return -u.exp()
 
 
-_Family = type[_BernoulliFamily] | type[_PoissonFamily]
+Family = type[BernoulliFamily] | type[PoissonFamily]
 
 
 def _predictor(x: Tensor, weights: Tensor, intercept: Tensor, offset: Tensor | None) -> Tensor:
@@ -92,7 +92,7 @@ class _LogDensity(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        family: _Family,
+        family: Family,
         x: Tensor,
         y: Tensor,
         offset: Tensor | None,
@@ -131,7 +131,7 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        family: _Family,
+        family: Family,
         x: Tensor,
         y: Tensor,
         offset: Tensor | None,
@@ -144,7 +144,7 @@ class _Gradient(torch.autograd.Function):
         ctx.family, ctx.data, ctx.matrix = family, (x, y, offset), None
         ctx.save_for_backward(weights, intercept, cotangent)
         score, of_sum = known
-        if not _is_transformed() and _is_constant(cotangent):
+        if not is_transformed() and is_constant(cotangent):
             return of_sum * cotangent[0], score.sum() * cotangent[0]
         score = cotangent * score
         return x.T @ score, score.sum()
@@ -176,7 +176,7 @@ class _Gradient(torch.autograd.Function):
 
 
 def _hessian(
-    family: _Family,
+    family: Family,
     x: Tensor,
     offset: Tensor | None,
     weights: Tensor,
@@ -228,12 +228,12 @@ def normal_equations(
     return square, right
 
 
-def _is_constant(vector: Tensor) -> bool:
+def is_constant(vector: Tensor) -> bool:
     """Whether all entries are the same."""
     return vector.stride(0) == 0 or bool((vector == vector[0]).all())
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether a `torch.func` transform, vmap or a tracer is at work."""
     return bool(torch._C._are_functorch_transforms_active()) or torch.jit.is_tracing()
 
@@ -256,7 +256,7 @@ class _LinearOutcome(dist.TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    _family: ClassVar[_Family]
+    _family: ClassVar[Family]
 
     def __init__(
         self,
@@ -278,7 +278,7 @@ class _LinearOutcome(dist.TorchDistribution):
             coefficients.dim() == 1
             and x.numel() >= _SMALL
             and not x.requires_grad
-            and not _is_transformed()
+            and not is_transformed()
         )
 
     @property
@@ -314,7 +314,7 @@ class _LinearOutcome(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of outcomes ``[*sample, n]``."""
-        if value.shape != self.batch_shape or value.requires_grad or _is_transformed():
+        if value.shape != self.batch_shape or value.requires_grad or is_transformed():
             return self.plain.log_prob(value)
         if self._validate_args:
             self._validate_sample(value)
@@ -338,7 +338,7 @@ class LinearBernoulli(_LinearOutcome):
 
     support = dist.Bernoulli.support
     has_enumerate_support = True
-    _family = _BernoulliFamily
+    _family = BernoulliFamily
 
     def _make(self, u: Tensor) -> Any:
         return dist.Bernoulli(logits=u)
@@ -358,7 +358,7 @@ class LinearPoisson(_LinearOutcome):
     """
 
     support = dist.Poisson.support
-    _family = _PoissonFamily
+    _family = PoissonFamily
 
     def _make(self, u: Tensor) -> Any:
         return dist.Poisson(u.exp())
