@@ -19,18 +19,24 @@ from likely.models import (
     Comparisons,
     CrowdBradleyTerry,
     DawidSkene,
+    DirectPreference,
     FeatureDependentCrowd,
     GaussianPolicy,
     HierarchicalDawidSkene,
     LearningFromCrowds,
     MaxEntIRL,
     MixturePolicy,
+    OneCoin,
     PlackettLuce,
+    PooledMultinomial,
     Rankings,
     SoftmaxRegression,
     TabularPolicy,
     TrajectoryModel,
+    TrajectoryPairs,
+    TrajectoryPreference,
 )
+from likely.models.preference import LinearReward
 
 
 def crowd(tasks: int, annotators: int, classes: int) -> Callable[[], tuple[Annotations]]:
@@ -62,6 +68,19 @@ def wandering(episodes: int, states: int) -> Callable[[], tuple[Trajectories]]:
         seen = torch.randint(0, states, (int(lengths.sum()) + episodes,))
         spaces = {"state_space": states, "action_space": 2}
         return (Trajectories.from_arrays(seen, None, lengths=lengths, **spaces),)
+
+    return design
+
+
+def duels(episodes: int, states: int) -> Callable[[], tuple[TrajectoryPairs]]:
+    """Every episode of `wandering`, with random actions, beside the next six."""
+
+    def design() -> tuple[TrajectoryPairs]:
+        (blank,) = wandering(episodes, states)()
+        seen = blank.with_actions(torch.randint(0, 2, (int(blank.lengths.sum()),)))
+        first = torch.arange(episodes).repeat(6)
+        second = (first + torch.arange(1, 7).repeat_interleave(episodes)) % episodes
+        return (TrajectoryPairs.among(seen, first, second),)
 
     return design
 
@@ -169,6 +188,26 @@ PEOPLE = [
         plate="task",
         latents=True,
         options={"nuts": {"jit": True, "draws": 150}},
+    ),
+    Config(
+        name="pooled-multinomial",
+        program=PooledMultinomial(2),
+        truth={"prevalence": [0.4, 0.6], "confusion": [[0.85, 0.15], [0.2, 0.8]]},
+        design=crowd(120, 5, 2),
+        bind=lambda labels, annotations: (annotations.with_labels(labels),),
+        plate="task",
+        latents=True,
+        options={"nuts": {"jit": True, "draws": 400}},
+    ),
+    Config(
+        name="one-coin",
+        program=OneCoin(3),
+        truth={"prevalence": [0.3, 0.3, 0.4], "ability": [0.9, 0.8, 0.7, 0.85, 0.6]},
+        design=crowd(120, 5, 3),
+        bind=lambda labels, annotations: (annotations.with_labels(labels),),
+        plate="task",
+        latents=True,
+        options=TRACED,
     ),
     Config(
         name="mace",
@@ -279,6 +318,24 @@ PEOPLE = [
         bind=lambda actions, trajectories: (trajectories.with_actions(actions),),
         plate="step",
         options={"nuts": {"jit": True, "draws": 200}},
+    ),
+    Config(
+        name="trajectory-preference",
+        program=TrajectoryPreference(LinearReward(torch.eye(3)[:, 1:]), discount=0.9),
+        truth={"reward_weights": [1.0, -0.5]},
+        design=duels(60, 3),
+        bind=lambda preferred, pairs: (pairs.with_preferred(preferred),),
+        plate="comparison",
+        options={"nuts": {"jit": True, "warmup": 200}},
+    ),
+    Config(
+        name="direct-preference",
+        program=DirectPreference(TabularPolicy(3, 2), beta=1.0),
+        truth={"policy": [[0.2, 0.8], [0.5, 0.5], [0.7, 0.3]]},
+        design=duels(60, 3),
+        bind=lambda preferred, pairs: (pairs.with_preferred(preferred),),
+        plate="comparison",
+        options=TRACED,
     ),
     Config(
         name="mixture-policy",
