@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from likely.inference import DistributedError, ProgramError
 from likely.inference.distributed import Ranks, _described
+from ranks import launch, told
 
 pytestmark = pytest.mark.slow
 
@@ -74,28 +69,9 @@ def cut(kind, start, stop):
 WORKER = (
     SHARED
     + """
-import json, os, sys, time, warnings
-from datetime import timedelta
-from torch import distributed
 from likely.inference import DistributedError, FitError, ProgramError, Shards
 
-rank, size, where, mode = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-torch.set_num_threads(1)
-warnings.simplefilter("ignore")
-distributed.init_process_group(
-    "gloo", init_method=f"file://{where}/meeting", rank=rank, world_size=size,
-    timeout=timedelta(seconds=20),
-)
 EDGES = {2: [[(0, 30), (30, 41)], [(41, 90)]], 3: [[], [(0, 50)], [(50, 60), (60, 90)]]}
-found = {}
-
-
-def message(work):
-    try:
-        work()
-    except Exception as error:
-        return type(error).__name__, str(error)
-    return None, ""
 
 
 def shards(kind):
@@ -147,33 +123,9 @@ else:
         )
     )
     found["nobody"] = message(lambda: EM().fit(DawidSkene(3), Shards([], distributed=True)))
-with open(f"{where}/{rank}.json", "w") as file:
-    json.dump(found, file)
-os._exit(0)
+tell(found)
 """
 )
-
-
-def launch(folder: Path, size: int, mode: str) -> list[int]:
-    """Run the worker in so many processes, and give their exit codes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-c", WORKER, str(rank), str(size), str(folder), mode],
-            env=environment,
-        )
-        for rank in range(size)
-    ]
-    try:
-        return [process.wait(timeout=240) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-
-
-def told(folder: Path, rank: int) -> dict:
-    return json.loads((folder / f"{rank}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +144,7 @@ def alone():
 def ranks(request, tmp_path_factory):
     """What every rank found; of three, the first has no parts."""
     folder = tmp_path_factory.mktemp("ranks")
-    assert launch(folder, request.param, "fits") == [0] * request.param
+    assert launch(WORKER, folder, request.param, "fits", patience=20) == [0] * request.param
     return [told(folder, rank) for rank in range(request.param)]
 
 
@@ -229,7 +181,7 @@ def test_what_happens_on_one_rank_happens_on_all(ranks):
 
 
 def test_the_others_do_not_wait_for_a_rank_that_died(tmp_path):
-    assert launch(tmp_path, 3, "dies") == [0, 7, 0]
+    assert launch(WORKER, tmp_path, 3, "dies", patience=20) == [0, 7, 0]
     for rank in (0, 2):
         kind, message = told(tmp_path, rank)["em"]
         assert kind == "DistributedError"

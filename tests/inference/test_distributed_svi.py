@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+
+from ranks import launch, told
 
 pytestmark = pytest.mark.slow
 
@@ -98,32 +95,13 @@ def report(fit):
 WORKER = (
     SHARED
     + """
-import json, os, sys, time, warnings
-from datetime import timedelta
-from torch import distributed
 from likely.inference import Shards, latent_by_part, trained_guide
 
-rank, size, where, mode = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-torch.set_num_threads(1)
-warnings.simplefilter("ignore")
-distributed.init_process_group(
-    "gloo", init_method=f"file://{where}/meeting", rank=rank, world_size=size,
-    timeout=timedelta(seconds=60),
-)
 # A group of its own: ranks may start far apart, and yet a silent one is soon given up.
 distributed.barrier()
 quick = distributed.new_group(timeout=timedelta(seconds=4))
 EDGES = {2: [[(0, 20), (20, 27)], [(27, 60)]], 3: [[], [(0, 31)], [(31, 40), (40, 60)]]}
-found = {}
 started = time.monotonic()
-
-
-def message(work):
-    try:
-        work()
-    except Exception as error:
-        return type(error).__name__, str(error)
-    return None, ""
 
 
 def shards(kind):
@@ -177,33 +155,9 @@ else:
     found["callback"] = message(lambda: SVI(callback=breaks).fit(DawidSkene(2), shards("crowd")))
     found["reads"] = message(lambda: SVI(guide=reads).fit(with_parameter, shards("counts")))
     found["lazy"] = message(lambda: SVI(guide=lazy).fit(with_parameter, shards("counts")))
-with open(f"{where}/{rank}.json", "w") as file:
-    json.dump(found, file)
-os._exit(0)
+tell(found)
 """
 )
-
-
-def launch(folder: Path, size: int, mode: str) -> list[int]:
-    """Run the worker in so many processes, and give their exit codes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-c", WORKER, str(rank), str(size), str(folder), mode],
-            env=environment,
-        )
-        for rank in range(size)
-    ]
-    try:
-        return [process.wait(timeout=300) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-
-
-def told(folder: Path, rank: int) -> dict:
-    return json.loads((folder / f"{rank}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +177,7 @@ def alone():
 def ranks(request, tmp_path_factory):
     """What every rank found; of three, the first has no parts."""
     folder = tmp_path_factory.mktemp("ranks")
-    assert launch(folder, request.param, "fits") == [0] * request.param
+    assert launch(WORKER, folder, request.param, "fits") == [0] * request.param
     return [told(folder, rank) for rank in range(request.param)]
 
 
@@ -261,7 +215,7 @@ def test_what_happens_on_one_rank_happens_on_all(ranks):
 
 @pytest.mark.parametrize("mode", ["dies", "stalls"])
 def test_the_others_do_not_wait_for_a_rank_that_is_gone(tmp_path, mode):
-    assert launch(tmp_path, 3, mode) == [0, 7, 0]
+    assert launch(WORKER, tmp_path, 3, mode) == [0, 7, 0]
     for rank in (0, 2):
         kind, message = told(tmp_path, rank)["svi"]
         assert kind == "DistributedError"
