@@ -142,8 +142,11 @@ def _automatic(name: str, program: Program, values: Values, own: Copies) -> Auto
             "or use NUTS"
         )
     prototype = _prototype(program.source, program, own)
-    if all(unknown.is_param for unknown in program.sites.unknowns.values()):
+    drawn = [unknown for unknown in program.sites.unknowns.values() if not unknown.is_param]
+    if not drawn:
         name = "delta"  # there is nothing to draw, whatever the guide
+    elif name == "flow" and sum(u.unconstrained_shape.numel() for u in drawn) == 1:
+        name = "normal"  # a flow of one number is an affine map, that is, a normal
     if name == "flow":  # starts at its own base distribution
         return GUIDES[name](prototype)
     return GUIDES[name](prototype, init_loc_fn=init_to_value(values=dict(values)))

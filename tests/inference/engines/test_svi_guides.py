@@ -380,3 +380,13 @@ def test_a_guide_outside_the_support_is_refused(centre, spread):
 def test_what_has_no_trained_guide():
     with pytest.raises(FitError, match="fit must be a Fit, got int"):
         trained_guide(3)
+
+
+def test_a_flow_of_one_number_is_the_normal_that_it_could_only_be():
+    def one(x):
+        level = pyro.sample("level", dist.Normal(0.0, 10.0))
+        with pyro.plate("unit", len(x)):
+            pyro.sample("x", dist.Normal(level, 0.5), obs=x)
+
+    flow, normal = (SVI(guide=guide, max_iter=800).fit(one, X) for guide in ("flow", "normal"))
+    assert torch.equal(flow.draws["level"], normal.draws["level"])
