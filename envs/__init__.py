@@ -42,6 +42,7 @@ from likely.envs.registration import register_environments
 from likely.envs.rollout import rollout
 from likely.envs.rollout_tabular import TabularRollout, rollout_tabular
 from likely.envs.soft import soft_evaluate, soft_value_iteration
+from likely.envs.trained import sb3_expert, train_expert
 from likely.envs.trajectories import Trajectories
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "register_environments",
     "rollout",
     "rollout_tabular",
+    "sb3_expert",
     "soft_backward_induction",
     "soft_evaluate",
     "soft_value_iteration",
@@ -83,6 +85,7 @@ __all__ = [
     "state_occupancy",
     "stationary_distribution",
     "tabular_expert",
+    "train_expert",
     "value_iteration",
 ]
 

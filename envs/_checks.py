@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs.errors import DataError
@@ -109,6 +110,36 @@ def as_number(
             expected = f"a number {'above' if above else 'from'} {low:g}, at most {high:g}"
         raise DataError(f"{name} must be {expected}, got {value!r}")
     return number
+
+
+def as_seed(value: Any) -> int | None:
+    """Return ``value`` as an int of at least 0, or None.
+
+    Raises
+    ------
+    DataError
+        If it is neither.
+    """
+    return None if value is None else as_count(value, "seed", 0)
+
+
+def as_rows(value: Any, name: str, width: int) -> NDArray[np.float64]:
+    """Return ``value`` as finite float64 numbers [n, width] or [width].
+
+    Raises
+    ------
+    DataError
+        If it has another shape, or does not consist of finite numbers.
+    """
+    try:
+        table = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} must hold numbers: {error}") from error
+    if table.ndim not in (1, 2) or table.shape[-1] != width:
+        raise DataError(f"{name} must have shape [n, {width}] or [{width}], got {table.shape}")
+    if not np.isfinite(table).all():
+        raise DataError(f"{name} must be finite, got NaN or an infinite number")
+    return table
 
 
 def as_count(value: Any, name: str, minimum: int = 1) -> int:

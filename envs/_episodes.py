@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
@@ -34,6 +32,7 @@ def from_arrays(
     lengths = as_values(lengths, "lengths").to(states.device)
     if lengths.numel() == 0:
         raise DataError("lengths: expected at least one episode, got none")
+    check_lengths(lengths)
     found: Pieces = {"states": states, "actions": actions, "rewards": rewards, "lengths": lengths}
     if actions is not None:
         found["actions"] = as_values(actions, "actions")
@@ -106,6 +105,15 @@ def _check_part(name: str, i: int, part: Tensor, states: Tensor, first: Tensor) 
         )
 
 
+def check_lengths(lengths: Tensor) -> None:
+    """Raise `DataError` for an episode without an action."""
+    if bool((lengths < 1).any()):
+        raise DataError(
+            "lengths: expected at least one action in every episode, got none in episode "
+            f"{int((lengths < 1).nonzero()[0][0])}; drop empty episodes"
+        )
+
+
 def flatten(states: Any, actions: Any, lengths: Any, rewards: Any) -> tuple[Any, ...]:
     """Flat states, actions and rewards of blocks, and the lengths."""
     states, lengths = as_values(states, "states"), as_values(lengths, "lengths")
@@ -114,6 +122,7 @@ def flatten(states: Any, actions: Any, lengths: Any, rewards: Any) -> tuple[Any,
             "states: expected a block [E, T + 1, ...] with whole lengths [E], got "
             f"{tuple(states.shape)} with {lengths.dtype} {tuple(lengths.shape)}"
         )
+    check_lengths(lengths)
     longest = states.shape[1] - 1
     if bool((lengths > longest).any()):
         worst = int(lengths.argmax())
@@ -132,115 +141,6 @@ def flatten(states: Any, actions: Any, lengths: Any, rewards: Any) -> tuple[Any,
             )
         found.append(None if rows is None else rows[steps[:-1] < lengths[:, None]])
     return *found, lengths
-
-
-def from_frame(
-    frame: Any,
-    state: str | Sequence[str],
-    action: str | Sequence[str],
-    episode: str | None,
-    reward: str | None,
-    next_state: str | Sequence[str] | None,
-    flags: dict[str, str | None],
-) -> Pieces:
-    """Arguments of `Trajectories.from_arrays` from a table; see `Trajectories.from_frame`."""
-    named = {"state": state, "action": action, "next_state": next_state, "reward": reward, **flags}
-    wanted = [c for value in (episode, *named.values()) for c in _names(value)]
-    frame = _table(frame, wanted)
-    if len(frame) == 0:
-        raise DataError("frame: expected at least one row, got none")
-    if episode is None:
-        groups = [(0, frame)]
-    else:
-        if bool(frame[episode].isna().any()):
-            raise DataError(f"frame: missing id in column {episode!r}; drop those rows")
-        groups = list(frame.groupby(episode, sort=False, observed=True))
-    pieces: dict[str, list[Any]] = {"states": [], "actions": [], "rewards": []}
-    ends: dict[str, list[bool]] = {name: [] for name, column in flags.items() if column}
-    for key, rows in groups:
-        where = f"frame, episode {key!r}"
-        states = _column(rows, state)
-        if next_state is None:
-            last, rows = rows.iloc[-1:], rows.iloc[:-1]
-            if not bool(last[_names(action)].isna().all(axis=None)):
-                raise DataError(
-                    f"{where}: expected a last row with a state and no action, as there is no "
-                    "next_state, got one with an action"
-                )
-        else:
-            after = _column(rows, next_state)
-            broken = np.nonzero(~_same(after[:-1], states[1:]))[0]
-            if len(broken):
-                raise DataError(
-                    f"{where}: next_state in step {broken[0]} is {after[broken[0]]}, but the state "
-                    f"of step {broken[0] + 1} is {states[broken[0] + 1]}"
-                )
-            states = np.concatenate([states, after[-1:]])
-        if len(rows) == 0:
-            raise DataError(f"{where}: expected at least one step and a last state, got one row")
-        missing = rows[_names(action)].isna().any(axis=1).to_numpy()
-        if missing.any():
-            raise DataError(f"{where}: missing action in step {int(missing.argmax())}")
-        pieces["states"].append(states)
-        pieces["actions"].append(_column(rows, action))
-        if reward is not None:
-            pieces["rewards"].append(_column(rows, reward))
-        for name, found in ends.items():
-            found.append(bool(rows[flags[name]].iloc[-1]))
-    return {
-        "states": pieces["states"],
-        "actions": _whole(pieces["actions"]),
-        "rewards": pieces["rewards"] if reward is not None else None,
-        "episodes": [key for key, _ in groups],
-        **ends,
-    }
-
-
-def _table(frame: Any, columns: list[str]) -> pd.DataFrame:
-    if not isinstance(frame, pd.DataFrame):
-        if not hasattr(frame, "__dataframe__"):
-            raise DataError(
-                "frame: expected a pandas data frame or a table with the interchange protocol "
-                f"(__dataframe__), got {type(frame).__name__}"
-            )
-        frame = pd.api.interchange.from_dataframe(frame)
-    absent = [name for name in columns if name not in frame.columns]
-    if absent:
-        raise DataError(f"frame: no column {absent}; the columns are {frame.columns.tolist()}")
-    return frame.reset_index(drop=True)
-
-
-def _names(value: str | Sequence[str] | None) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _column(rows: pd.DataFrame, name: str | Sequence[str]) -> NDArray[Any]:
-    values = rows[name if isinstance(name, str) else list(name)]
-    try:
-        return values.to_numpy(dtype=None if _plain(values) else np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"frame: column {name!r} must hold numbers; {error}") from error
-
-
-def _plain(values: Any) -> bool:
-    kinds = {values.dtype} if isinstance(values, pd.Series) else set(values.dtypes)
-    return all(isinstance(kind, np.dtype) and kind.kind in "fiub" for kind in kinds)
-
-
-def _whole(parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Whole numbers again, where a missing entry had made a column of them floating-point."""
-    if any(part.ndim > 1 or part.dtype.kind != "f" for part in parts):
-        return parts
-    if any(not bool((part == np.floor(part)).all()) for part in parts):
-        return parts
-    return [part.astype(np.int64) for part in parts]
-
-
-def _same(left: NDArray[Any], right: NDArray[Any]) -> NDArray[np.bool_]:
-    equal = left == right
-    return np.asarray(equal if equal.ndim == 1 else equal.all(-1))
 
 
 def joined(parts: list[Any]) -> Pieces:
@@ -284,7 +184,10 @@ def positions(index: Any, size: int) -> Tensor:
     if isinstance(index, slice):
         chosen = torch.tensor(range(size)[index], dtype=torch.int64)
     else:
-        chosen = index if isinstance(index, Tensor) else torch.as_tensor(np.asarray(index))
+        wanted = index if isinstance(index, Tensor) else np.asarray(index)
+        if isinstance(wanted, np.ndarray) and wanted.dtype.kind not in "fiub":
+            raise DataError(f"index: expected positions or a mask of episodes, got {index!r}")
+        chosen = torch.as_tensor(wanted)
         if chosen.dtype == torch.bool:
             if chosen.shape != (size,):
                 raise DataError(
@@ -329,10 +232,10 @@ def short(space: Space) -> str:
 def _flags(value: Any, name: str, size: int, device: torch.device) -> Tensor:
     if value is None or isinstance(value, bool | np.bool_):
         return torch.full((size,), bool(value), device=device)
-    flags = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-    if flags.dtype != torch.bool:
+    flags = value if isinstance(value, Tensor) else np.asarray(value)
+    if flags.dtype not in (torch.bool, np.bool_):
         raise DataError(f"{name}: expected truth values [{size}], got {flags.dtype}")
-    return flags.to(device)
+    return torch.as_tensor(flags).to(device)
 
 
 def _ids(values: Any) -> NDArray[Any]:

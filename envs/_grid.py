@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from likely.envs.errors import DataError
@@ -82,8 +83,8 @@ class Grid:
         return [self.layout[row][column] for row, column in self.cells]
 
 
-def move_table(grid: Grid, moves: Mapping[str, Step], slip: float, wind: float) -> Array:
-    """P(s' | s, a) between cells, as if none were terminal: [N, A, N].
+def move_table(grid: Grid, moves: Mapping[str, Step], slip: float, wind: float) -> sp.csr_array:
+    """P(s' | s, a) between cells, as if none were terminal.
 
     Parameters
     ----------
@@ -95,21 +96,34 @@ def move_table(grid: Grid, moves: Mapping[str, Step], slip: float, wind: float) 
         Probability of going at a right angle to the action, half of it to either side.
     wind
         Probability of being blown one row further up.
+
+    Returns
+    -------
+    csr_array
+        [N·A, N]; row s·A + a holds the moves of action a in cell s.
     """
-    numbers = {cell: i for i, cell in enumerate(grid.cells)}
     n_rows, n_columns = grid.shape
-    table = np.zeros((len(grid.cells), len(moves), len(grid.cells)))
+    row, column = np.array(grid.cells).T
+    here = np.arange(len(row))
+    numbers = np.full(grid.shape, -1)
+    numbers[row, column] = here
+    parts = []
     for a, (down, right) in enumerate(moves.values()):
         ways = [(1 - slip, (down, right))]
         ways += [(slip / 2, (right, -down)), (slip / 2, (-right, down))]
         blown = [(p * (1 - wind), step) for p, step in ways]
         blown += [(p * wind, (step[0] - 1, step[1])) for p, step in ways]
-        for s, (row, column) in enumerate(grid.cells):
-            for p, step in blown:
-                i = min(max(row + step[0], 0), n_rows - 1)
-                j = min(max(column + step[1], 0), n_columns - 1)
-                # A wall is no cell: whoever runs into it stays.
-                table[s, a, numbers.get((i, j), s)] += p
+        for p, step in blown:
+            i = (row + step[0]).clip(0, n_rows - 1)
+            j = (column + step[1]).clip(0, n_columns - 1)
+            # A wall is no cell: whoever runs into it stays.
+            there = np.where(numbers[i, j] < 0, here, numbers[i, j])
+            parts.append((np.full(len(here), p), here * len(moves) + a, there))
+    chances, starts, ends = (np.concatenate(column) for column in zip(*parts, strict=True))
+    shape = (len(here) * len(moves), len(here))
+    # Entries that name one place are added up.
+    table = sp.coo_array((chances, (starts, ends)), shape=shape).tocsr()
+    table.eliminate_zeros()
     return table
 
 

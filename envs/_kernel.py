@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
@@ -37,7 +38,8 @@ class DenseKernel:
 
     def push(self, mass: Tensor) -> Tensor:
         """Σ_s,a m(s, a) P(s' | s, a): [*B, S, A] to [*B, S]."""
-        return mass.flatten(-2) @ self._rows
+        # Not flatten, which has no rule for a vectorised second derivative.
+        return mass.reshape(*mass.shape[:-2], -1) @ self._rows
 
     def under(self, policy: Tensor) -> Tensor:
         """The chain under a policy: [*B, S, A] to [*B, S, S]."""
@@ -76,6 +78,12 @@ class DenseKernel:
         """Moves that a policy [S, A] can make: [S, S]."""
         return sp.csr_array(self.under(policy).detach().cpu().numpy() > 0)
 
+    def within(self, states: NDArray[np.bool_], end: int | None) -> DenseKernel:
+        """The moves that start in some states [S] and do not lead to ``end``."""
+        starts = torch.from_numpy(states).to(self.table)
+        ends = torch.from_numpy(np.arange(self.n_states) != end).to(self.table)
+        return DenseKernel(self.table * starts[:, None, None] * ends)
+
 
 class SparseKernel:
     """Moves as a sparse matrix, on the processor.
@@ -101,7 +109,7 @@ class SparseKernel:
         product: Tensor = _Product.apply(mass.flatten(-2), self, True)
         return product
 
-    def under(self, policy: np.ndarray[Any, Any]) -> sp.csr_array:
+    def under(self, policy: NDArray[np.float64]) -> sp.csr_array:
         """The chain under one policy: [S, A] to [S, S]."""
         n_rows = self.n_states * self.n_actions
         places = (np.repeat(np.arange(self.n_states), self.n_actions), np.arange(n_rows))
@@ -115,22 +123,29 @@ class SparseKernel:
 
     def solve_one(
         self,
-        policy: np.ndarray[Any, Any],
-        rhs: np.ndarray[Any, Any],
+        policy: NDArray[np.float64],
+        rhs: NDArray[np.float64],
         discount: float,
         transposed: bool,
-    ) -> np.ndarray[Any, Any]:
-        """`solve` for one policy [S, A] and one right-hand side [S]."""
+    ) -> NDArray[np.float64]:
+        """`solve` for one policy [S, A] and right-hand sides [n, S]."""
         matrix = sp.eye_array(self.n_states, format="csc") - discount * self.under(policy)
         try:
-            solution = splu(sp.csc_array(matrix.T if transposed else matrix)).solve(rhs)
+            factors = splu(sp.csc_array(matrix.T if transposed else matrix))
         except RuntimeError as error:
             raise _endless() from error
-        return np.asarray(solution)
+        return np.asarray(factors.solve(np.asfortranarray(rhs.T)).T)
 
     def support(self, policy: Tensor) -> sp.csr_array:
         """Moves that a policy [S, A] can make: [S, S]."""
         return self.under(policy.detach().cpu().numpy()) > 0
+
+    def within(self, states: NDArray[np.bool_], end: int | None) -> SparseKernel:
+        """The moves that start in some states [S] and do not lead to ``end``."""
+        starts = np.repeat(states, self.n_actions).astype(np.float64)
+        ends = np.arange(self.n_states) != end
+        rows = sp.diags_array(starts) @ self.rows @ sp.diags_array(ends.astype(np.float64))
+        return SparseKernel(sp.csr_array(rows), self.n_actions)
 
 
 Kernel = DenseKernel | SparseKernel
@@ -169,15 +184,17 @@ class _Solve(torch.autograd.Function):
         transposed: bool,
     ) -> Tensor:
         batch = torch.broadcast_shapes(policy.shape[:-2], rhs.shape[:-1])
-        policies = (
-            policy.detach().expand(*batch, *policy.shape[-2:]).reshape(-1, *policy.shape[-2:])
-        )
-        sides = rhs.detach().expand(*batch, rhs.shape[-1]).reshape(-1, rhs.shape[-1])
-        parts = [
-            kernel.solve_one(one.numpy(), side.numpy(), discount, transposed)
-            for one, side in zip(policies, sides, strict=True)
-        ]
-        solution = torch.from_numpy(np.stack(parts)).reshape(*batch, -1)
+        sides = rhs.detach().expand(*batch, rhs.shape[-1]).reshape(-1, rhs.shape[-1]).numpy()
+        if policy.dim() == 2:  # one factorisation does for all sides
+            parts = [kernel.solve_one(policy.detach().numpy(), sides, discount, transposed)]
+        else:
+            policies = policy.detach().expand(*batch, *policy.shape[-2:])
+            policies = policies.reshape(-1, *policy.shape[-2:])
+            parts = [
+                kernel.solve_one(one.numpy(), side[None], discount, transposed)
+                for one, side in zip(policies, sides, strict=True)
+            ]
+        solution = torch.from_numpy(np.concatenate(parts)).reshape(*batch, -1)
         ctx.save_for_backward(policy, rhs, solution)
         ctx.options = (kernel, discount, transposed)
         return solution

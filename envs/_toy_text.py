@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import gymnasium
 import numpy as np
 import scipy.sparse as sp
+import torch
 
+from likely.envs._checks import as_double
 from likely.envs.errors import DataError
 
 
@@ -53,16 +56,26 @@ def read_table(env: Any, initial: Any, sparse: bool) -> dict[str, Any]:
             f"env must have a transition table P, and {type(env).__name__} has none; tabular "
             "environments are FrozenLake, CliffWalking and Taxi"
         )
-    n_states, n_actions = len(table), len(table[0])
+    try:
+        n_states, n_actions = len(table), len(table[0])
+    except (KeyError, IndexError, TypeError) as error:
+        raise DataError("env.P must hold the actions of state 0, 1, ...; it has none") from error
     sink = n_states
     listed = []
     for s in range(n_states):
         for a in range(n_actions):
             try:
-                moves = table[s][a]
+                moves = [
+                    (s, a, sink if done else operator.index(to), float(p), float(r))
+                    for p, to, r, done in table[s][a]
+                ]
             except (KeyError, IndexError) as error:
                 raise DataError(f"env.P has no entry for state {s}, action {a}") from error
-            listed += [(s, a, sink if done else to, p, r) for p, to, r, done in moves]
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    f"env.P[{s}][{a}] must list (probability, successor, reward, done): {error}"
+                ) from error
+            listed += moves
     listed += [(sink, a, sink, 1.0, 0.0) for a in range(n_actions)]
     s, a, to = np.array([move[:3] for move in listed], dtype=np.int64).T
     p, r = np.array([move[3:] for move in listed], dtype=np.float64).T
@@ -73,9 +86,9 @@ def read_table(env: Any, initial: Any, sparse: bool) -> dict[str, Any]:
     start = getattr(env, "initial_state_distrib", None) if initial is None else initial
     if start is None:
         raise DataError(f"initial must be given: {type(env).__name__} has no initial_state_distrib")
-    if not isinstance(start, int):
-        start = np.asarray(start, dtype=np.float64).ravel()
-        start = np.append(start, 0.0) if len(start) == n_states else start
+    if not isinstance(start, int | np.integer):
+        start = as_double(start, "initial").flatten()
+        start = torch.cat([start, start.new_zeros(1)]) if len(start) == n_states else start
     arguments: dict[str, Any] = {"initial": start, "sink": sink}
 
     size = n_states + 1

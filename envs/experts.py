@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from likely.envs._checks import as_rows, as_seed
 from likely.envs.errors import DataError
 from likely.envs.mdp import TabularMDP
 
@@ -30,17 +31,19 @@ def tabular_expert(
     temperature
         0 for value iteration's greedy policy; above, actions are drawn from the soft-optimal one.
     seed
-        Seed of these draws.
+        Seed of these draws. Without one, `rollout` makes them from its own seed; elsewhere they
+        differ from call to call.
 
     Returns
     -------
     callable
-        States, integers [n] or one, to actions int64 of the same shape.
+        States, integers [n] or one, to actions int64 of the same shape; ``rng``, if given, is
+        used where there is no seed.
 
     Raises
     ------
     DataError
-        If the temperature is no number of at least 0, or (the callable) a state does not exist.
+        If temperature or seed is no number of at least 0, or (the callable) a state does not exist.
     PlanningError
         If there is no such optimum.
 
@@ -53,15 +56,15 @@ def tabular_expert(
     """
     plan = mdp.soft_value_iteration(temperature) if temperature != 0 else mdp.value_iteration()
     cumulative = plan.policy.detach().numpy().cumsum(-1)
-    random = np.random.default_rng(seed)
+    own = np.random.default_rng(as_seed(seed))
 
-    def act(observation: Any) -> Actions:
+    def act(observation: Any, rng: Any = None) -> Actions:
         states = np.asarray(observation)
         if states.dtype.kind not in "iu" or (states < 0).any() or (states >= mdp.n_states).any():
             raise DataError(
                 f"observation must hold states from 0 to {mdp.n_states - 1}, got {observation!r}"
             )
-        drawn = random.random(states.shape + (1,))
+        drawn = (own if rng is None or seed is not None else rng).random(states.shape + (1,))
         # Rounding may leave the last sum a little below a draw.
         chosen = (cumulative[states] <= drawn).sum(-1).clip(max=mdp.n_actions - 1)
         return np.asarray(chosen, dtype=np.int64)
@@ -126,12 +129,7 @@ def acrobot_expert(observation: Any) -> Actions:
 
 
 def _columns(observation: Any, width: int) -> list[NDArray[np.float64]]:
-    table = np.asarray(observation, dtype=np.float64)
-    if table.ndim not in (1, 2) or table.shape[-1] != width:
-        raise DataError(f"observation must have shape [n, {width}] or [{width}], got {table.shape}")
-    if np.isnan(table).any():
-        raise DataError("observation must hold numbers, got NaN")
-    return list(np.moveaxis(table, -1, 0))
+    return list(np.moveaxis(as_rows(observation, "observation", width), -1, 0))
 
 
 def _binary(score: NDArray[np.float64], below: int, above: int) -> Actions:

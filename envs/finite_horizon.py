@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from likely.envs._checks import as_count, as_double
+from likely.envs._endings import best_actions, first_of
 from likely.envs.errors import DataError
-from likely.envs.planning import Plan, as_policy, backup, expected_reward, greedy
+from likely.envs.planning import Plan, as_policy, backup, expected_reward
 from likely.envs.soft import as_temperature, entropy_bonus, scaled
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def backward_induction(
     for _ in range(as_count(horizon, "horizon")):
         qs.append(backup(mdp, paid, values[-1]))
         # Along the chosen action, so that equal ones do not share the derivative.
-        values.append((qs[-1] * greedy(qs[-1].detach())).sum(-1))
+        values.append((qs[-1] * _first(qs[-1])).sum(-1))
     q = _forward(qs, -3)
-    return Plan(_forward(values, -2), q, greedy(q.detach()))
+    return Plan(_forward(values, -2), q, _first(q))
 
 
 def soft_backward_induction(
@@ -232,6 +233,11 @@ def _begin(mdp: TabularMDP, reward: Any, terminal: Any) -> tuple[Tensor, list[Te
             )
         value = value + last * mdp.alive
     return paid, [value]
+
+
+def _first(q: Tensor) -> Tensor:
+    """The policy [*B, S, A] that takes the first of the best actions."""
+    return first_of(best_actions(q.detach())).to(q.dtype)
 
 
 def _forward(backward: list[Tensor], axis: int) -> Tensor:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from likely.envs._checks import as_count, as_number
+from likely.envs._checks import as_count, as_number, as_rows, as_seed
 from likely.envs._drawing import draw_fork
 from likely.envs.errors import DataError
 from likely.envs.mdp import TabularMDP
@@ -156,7 +156,8 @@ def fork_expert(
     Parameters
     ----------
     seed
-        Seed of sides and noise.
+        Seed of sides and noise. Without one, `rollout` makes them from its own seed; elsewhere they
+        differ from call to call.
     mode : {"both", "left", "right"}
         Which sides; ``"both"`` equally often.
     noise
@@ -165,13 +166,14 @@ def fork_expert(
     Returns
     -------
     callable
-        Observations [n, 2] or [2] to actions float32 [n, 1] or [1].
+        Observations [n, 2] or [2] to actions float32 [n, 1] or [1]; ``rng``, if given, is used
+        where there is no seed.
 
     Raises
     ------
     DataError
-        If there is no such mode, the noise is not from 0 to 1, or (the callable) observations have
-        another shape.
+        If there is no such mode, the noise is not from 0 to 1, the seed is no integer of at least
+        0, or (the callable) observations have another shape or are not finite.
 
     Examples
     --------
@@ -181,14 +183,13 @@ def fork_expert(
     if mode not in SIDES:
         raise DataError(f"mode must be one of {', '.join(SIDES)}, got {mode!r}")
     noise = as_number(noise, "noise", 0.0, 1.0)
-    random = np.random.default_rng(seed)
+    sides = np.array(SIDES[mode])
+    own = np.random.default_rng(as_seed(seed))
 
-    def act(observation: Any) -> Array:
-        seen = np.asarray(observation, dtype=np.float64)
-        if seen.ndim not in (1, 2) or seen.shape[-1] != 2:
-            raise DataError(f"observation must have shape [n, 2] or [2], got {seen.shape}")
-        seen = np.atleast_2d(seen)
-        drawn = random.choice(SIDES[mode], size=len(seen))
+    def act(observation: Any, rng: Any = None) -> Array:
+        seen = np.atleast_2d(as_rows(observation, "observation", 2))
+        random = own if rng is None or seed is not None else rng
+        drawn = sides[random.integers(0, len(sides), size=len(seen))]
         # Underway, the offset says which side was picked.
         side = np.where(seen[:, 0] > 1 - 1e-6, drawn, np.where(seen[:, 1] < 0, -1.0, 1.0))
         steering = side * (1 - noise * random.random(len(seen)))
@@ -259,7 +260,14 @@ def fork_expert_policy(mdp: TabularMDP) -> Tensor:
     """The driver who picks a side and keeps to it, in `fork_mdp`: [S, A].
 
     Wherever the offset is zero, both sides are equally likely.
+
+    Raises
+    ------
+    DataError
+        For another process.
     """
+    if not isinstance(mdp.states[0], tuple) or mdp.sink is None:
+        raise DataError("mdp must come from fork_mdp: its states are labelled (step, offset)")
     policy = torch.zeros(mdp.n_states, mdp.n_actions, dtype=torch.float64)
     for s, label in enumerate(mdp.states):
         offset = 0.0 if s == mdp.sink else label[1]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import scipy.sparse as sp
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs._checks import as_count, as_number
 from likely.envs._drawing import draw_grid
-from likely.envs._grid import MOVES, Grid, cell_features, move_table
+from likely.envs._grid import MOVES, Grid, Step, cell_features, move_table
 from likely.envs.errors import DataError
 from likely.envs.mdp import TabularMDP
 
@@ -68,6 +70,9 @@ class GridWorld(gymnasium.Env[Any, Any]):
         nearest goal, walls ignored, from 0 to 1).
     observation : {"cell", "features"}
         What the agent sees: the cell's number, or ψ.
+    sparse
+        Whether `mdp` holds its moves as a sparse matrix, for worlds of thousands of cells; rewards
+        are then expected ones, [S, A].
     render_mode : {"rgb_array", "ansi"}, optional
         A picture or text.
 
@@ -119,14 +124,22 @@ class GridWorld(gymnasium.Env[Any, Any]):
         horizon: int | None = None,
         features: Sequence[str] = ("kind",),
         observation: str = "cell",
+        sparse: bool = False,
         render_mode: str | None = None,
     ) -> None:
         grid = Grid.read(layout)
         _one_of(rewarded, "rewarded", ("arrival", "departure"))
         _one_of(moves, "moves", tuple(MOVES))
         _one_of(observation, "observation", ("cell", "features"))
+        if not isinstance(sparse, bool):
+            raise DataError(f"sparse must be True or False, got {sparse!r}")
         if render_mode is not None:
             _one_of(render_mode, "render_mode", tuple(self.metadata["render_modes"]))
+        if rewards is not None and not isinstance(rewards, Mapping):
+            raise DataError(f"rewards must map marks to numbers, got {rewards!r}")
+        for name, value in (("terminal", terminal), ("features", features)):
+            if not isinstance(value, Collection):
+                raise DataError(f"{name} must be a sequence, got {value!r}")
         for mark in (*terminal, *(rewards or {})):
             _one_of(mark, "a mark of terminal or rewards", tuple(REWARDS))
         if "S" in terminal:
@@ -139,7 +152,10 @@ class GridWorld(gymnasium.Env[Any, Any]):
         paid = {**REWARDS, **(rewards or {})}
         pays = np.array([as_number(paid[mark], f"rewards[{mark!r}]") for mark in grid.marks])
         self._ends = np.array([mark in terminal for mark in grid.marks])
-        self.mdp = _process(self, pays, self._ends, moves, discount)
+        moves_of = MOVES[moves]
+        self._moves = _moves(grid, self._ends, moves_of, self.slip, self.wind)
+        self._pays = np.append(pays, 0.0)
+        self.mdp = _process(self, tuple(moves_of), discount, sparse)
 
         table, self.feature_names = cell_features(grid, features)
         self.features: Tensor = torch.zeros(self.mdp.n_states, table.shape[1], dtype=torch.float64)
@@ -150,8 +166,6 @@ class GridWorld(gymnasium.Env[Any, Any]):
             self.observation_space: spaces.Space[Any] = spaces.Discrete(len(grid.cells))
         else:
             self.observation_space = spaces.Box(0.0, 1.0, (table.shape[1],), np.float64)
-        self._cumulative = self.mdp.transition.cumsum(-1).numpy()
-        self._pays = self.mdp.reward.numpy()
         self._cell: int | None = None
         self._time, self._over = 0, False
 
@@ -190,10 +204,12 @@ class GridWorld(gymnasium.Env[Any, Any]):
             raise DataError(f"action must be an integer from 0 to 3, got {action!r}")
         if self._cell is None or self._over:
             raise gymnasium.error.ResetNeeded("no episode is going on: call reset first")
-        here, row = self._cell, self._cumulative[self._cell, int(action)]
+        here, row = self._cell, self._cell * self.mdp.n_actions + int(action)
+        span = slice(*self._moves.indptr[row : row + 2])
         # Rounding may leave the last sum a little below a draw.
-        there = min(int(row.searchsorted(self.np_random.random(), "right")), len(row) - 1)
-        reward = self._pays[here] if self._pays.ndim == 1 else self._pays[here, int(action), there]
+        below = self._moves.data[span].cumsum()[:-1]
+        there = int(self._moves.indices[span][below.searchsorted(self.np_random.random(), "right")])
+        reward = self._pays[there if self.rewarded == "arrival" else here]
         ended = there == self.mdp.sink or (self.rewarded == "arrival" and bool(self._ends[there]))
         self._cell = here if there == self.mdp.sink else there
         self._time += 1
@@ -255,24 +271,42 @@ def cliff_world(**options: Any) -> GridWorld:
     return GridWorld(**{**chosen, **options})
 
 
-def _process(world: GridWorld, pays: Any, ends: Any, moves: str, discount: float) -> TabularMDP:
-    grid, steps = world.grid, MOVES[moves]
-    table = move_table(grid, steps, world.slip, world.wind)
-    starts = np.array([mark == "S" for mark in grid.marks], dtype=float)
-    labels: list[Any] = list(grid.cells)
-    sink = None
-    if ends.any():
-        sink = len(labels)
+def _moves(
+    grid: Grid, ends: NDArray[np.bool_], steps: Mapping[str, Step], slip: float, wind: float
+) -> Any:
+    """P as a sparse matrix [S·A, S]; where cells are terminal, with a sink as the last state."""
+    table: Any = move_table(grid, steps, slip, wind)
+    if not ends.any():
+        return table
+    size, n = len(ends), len(steps)
+    over = np.repeat(ends, n).astype(float)
+    rows = sp.hstack([sp.diags_array(1 - over) @ table, sp.csr_array(over[:, None])])
+    stay = sp.csr_array((np.ones(n), (np.arange(n), np.full(n, size))), shape=(n, size + 1))
+    whole = sp.csr_array(sp.vstack([rows, stay]))
+    whole.eliminate_zeros()
+    whole.sort_indices()
+    return whole
+
+
+def _process(
+    world: GridWorld, actions: tuple[str, ...], discount: float, sparse: bool
+) -> TabularMDP:
+    moves, starts = world._moves, np.array([mark == "S" for mark in world.grid.marks], dtype=float)
+    labels: list[Any] = list(world.grid.cells)
+    sink = len(labels) if moves.shape[1] > len(labels) else None
+    if sink is not None:
         labels.append("sink")
-        whole = np.zeros((sink + 1, len(steps), sink + 1))
-        whole[:sink, :, :sink] = np.where(ends[:, None, None], 0.0, table)
-        whole[:sink, :, sink] = ends[:, None]
-        whole[sink, :, sink] = 1.0
-        table, pays, starts = whole, np.append(pays, 0.0), np.append(starts, 0.0)
-    reward = pays
+        starts = np.append(starts, 0.0)
+    pays = world._pays[: len(labels)]
+    shape = (len(labels), len(actions), len(labels))
+    table, reward = moves, pays
     if world.rewarded == "arrival":
-        reward = np.broadcast_to(pays, table.shape).copy()
-    return TabularMDP(table, reward, discount, starts / starts.sum(), sink, labels, tuple(steps))
+        reward = (
+            (moves @ pays).reshape(shape[:2]) if sparse else np.broadcast_to(pays, shape).copy()
+        )
+    if not sparse:
+        table = moves.toarray().reshape(shape)
+    return TabularMDP(table, reward, discount, starts / starts.sum(), sink, labels, actions)
 
 
 def _one_of(value: Any, name: str, allowed: tuple[str, ...]) -> None:

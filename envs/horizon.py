@@ -11,7 +11,7 @@ from torch import Tensor
 
 from likely.envs import _episodes
 from likely.envs._checks import as_count
-from likely.envs._spaces import Space
+from likely.envs._spaces import Space, as_values, in_dtype_of, outside
 from likely.envs.errors import DataError
 from likely.envs.trajectories import Trajectories
 
@@ -52,6 +52,8 @@ def absorbed(trajectories: Trajectories, horizon: int, action: Any = 0) -> Traje
     >>> absorbed(short, 3).states.tolist()
     [0, 1, 2, 2]
     """
+    if not isinstance(trajectories, Trajectories):
+        raise DataError(f"trajectories: expected Trajectories, got {type(trajectories).__name__}")
     horizon = as_count(horizon, "horizon")
     lengths = trajectories.lengths
     kept = lengths.clamp_max(horizon)
@@ -72,8 +74,8 @@ def absorbed(trajectories: Trajectories, horizon: int, action: Any = 0) -> Traje
     changed = goes_on | (lengths > horizon)
     actions, rewards = trajectories.actions, trajectories.rewards
     if actions is not None:
-        filler = torch.as_tensor(np.asarray(action)).to(actions)
-        actions = spliced(actions[rows], kept, filler)
+        filler = _filler(action, trajectories.action_space)
+        actions = spliced(actions[rows], kept, filler.to(actions))
     if rewards is not None:
         rewards = spliced(rewards[rows], kept, rewards.new_zeros(()))
     return Trajectories(
@@ -87,6 +89,17 @@ def absorbed(trajectories: Trajectories, horizon: int, action: Any = 0) -> Traje
         action_space=trajectories.action_space,
         episodes=trajectories.episodes,
     )
+
+
+def _filler(action: Any, space: Space) -> Tensor:
+    """One action of a space, from an action or a number for all its entries."""
+    value = in_dtype_of(as_values(action, "action"), space, "action")
+    if value.shape not in ((), tuple(space.shape or ())):
+        raise DataError(f"action: expected one of {space}, got shape {tuple(value.shape)}")
+    value = value.expand(space.shape or ())
+    if outside(value[None], space, bounds=True) is not None:
+        raise DataError(f"action: expected one of {space}, got {value.tolist()}")
+    return value
 
 
 def _extended(trajectories: Trajectories) -> tuple[Space, Tensor, Tensor]:

@@ -108,11 +108,7 @@ class TabularMDP:
         self._set("discount", as_number(self.discount, "discount", 0.0, 1.0))
         self._set("initial", _start(self.initial, self.n_states))
         for name, size in (("states", self.n_states), ("actions", self.n_actions)):
-            given_labels = getattr(self, name)
-            labels = tuple(given_labels) if len(given_labels) else tuple(range(size))
-            if len(labels) != size or len(set(labels)) != size:
-                raise DataError(f"{name} must be {size} different labels, got {labels!r}")
-            self._set(name, labels)
+            self._set(name, _labels(getattr(self, name), size, name))
         if self.sink is not None:
             self._check_sink(as_count(self.sink, "sink", 0))
 
@@ -139,7 +135,7 @@ class TabularMDP:
 
     @classmethod
     def from_gymnasium(
-        cls, env: Any, discount: float = 0.99, *, initial: Any = None, sparse: bool = False
+        cls, env: Any, discount: float | None = None, *, initial: Any = None, sparse: bool = False
     ) -> TabularMDP:
         """Read an environment that shows its transition table ``P``.
 
@@ -155,7 +151,7 @@ class TabularMDP:
             list of (probability, successor, reward, done). One with an attribute ``mdp``, such as
             `GridWorld`, is read from there.
         discount
-            γ, from 0 to 1.
+            γ, from 0 to 1; by default that of the attribute ``mdp``, or else 0.99.
         initial
             Distribution of the first state; by default the environment's own
             ``initial_state_distrib``.
@@ -178,8 +174,10 @@ class TabularMDP:
         found = _toy_text.open_env(env)
         own = getattr(found, "mdp", None)
         if isinstance(own, cls):
-            start = own.initial if initial is None else initial
-            return replace(own, discount=discount, initial=start)
+            given = {"discount": discount, "initial": initial}
+            found = replace(own, **{name: x for name, x in given.items() if x is not None})
+            return found.to_sparse() if sparse else found
+        discount = 0.99 if discount is None else discount
         return cls(**_toy_text.read_table(found, initial, sparse), discount=discount)
 
     # -- parts -------------------------------------------------------------------------------
@@ -217,6 +215,21 @@ class TabularMDP:
         """The same process with another reward, [S], [S, A] or [S, A, S]."""
         return replace(self, reward=reward)
 
+    def to_sparse(self) -> TabularMDP:
+        """The same process with a sparse transition and expected rewards [S, A].
+
+        Raises
+        ------
+        DataError
+            If the transition requires a gradient, which a sparse one does not carry.
+        """
+        if self.is_sparse:
+            return self
+        if self.transition.requires_grad:
+            raise DataError("transition must not require a gradient where it is sparse; detach it")
+        rows = sp.csr_array(self.transition.flatten(0, 1).cpu().numpy())
+        return replace(self, transition=rows, reward=self.expected_reward)
+
     # -- planning; see the functions of the same names ---------------------------------------
 
     def value_iteration(self, **options: Any) -> planning.Plan:
@@ -251,21 +264,37 @@ class TabularMDP:
         return f"TabularMDP({', '.join(parts)})"
 
 
+def _labels(given: Any, size: int, name: str) -> tuple[Any, ...]:
+    try:
+        labels = tuple(given) or tuple(range(size))
+        distinct = len(labels) == size == len(set(labels))
+    except TypeError as error:
+        raise DataError(f"{name} must be {size} different labels: {error}") from error
+    if not distinct:
+        raise DataError(f"{name} must be {size} different labels, got {labels!r}")
+    return labels
+
+
 def _sparse_rows(transition: Any) -> Any:
     """A sparse transition as SciPy's CSR matrix; None if it is not sparse."""
-    if isinstance(transition, Tensor) and transition.layout != torch.strided:
-        listed = transition.detach().cpu().to_sparse_coo().coalesce()
-        if listed.dim() != 2:
-            raise DataError(
-                f"transition must be [S·A, S] where it is sparse, got {tuple(transition.shape)}"
-            )
-        rows, columns = listed.indices().numpy()
-        values = listed.values().to(torch.float64).numpy()
-        return sp.coo_array((values, (rows, columns)), shape=tuple(listed.shape)).tocsr()
-    if sp.issparse(transition):
-        found: Any = transition  # SciPy's types do not say what issparse has found
-        return sp.csr_array(found).astype(np.float64)
-    return None
+    is_tensor = isinstance(transition, Tensor) and transition.layout != torch.strided
+    if not is_tensor and not sp.issparse(transition):
+        return None
+    shape = tuple(transition.shape)
+    if len(shape) != 2:
+        raise DataError(f"transition must be [S·A, S] where it is sparse, got {shape}")
+    if not is_tensor:
+        if transition.dtype.kind not in "fiub":
+            raise DataError(f"transition must hold real numbers, got dtype {transition.dtype}")
+        return sp.csr_array(transition).astype(np.float64)
+    if transition.requires_grad:
+        raise DataError(
+            "transition must not require a gradient where it is sparse; detach it, or give a dense "
+            "one [S, A, S]"
+        )
+    listed = transition.cpu().to_sparse_coo().coalesce()
+    values = as_double(listed.values(), "transition").numpy()
+    return sp.coo_array((values, tuple(listed.indices().numpy())), shape=shape).tocsr()
 
 
 def _dense_table(transition: Any) -> Tensor:

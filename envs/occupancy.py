@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from torch import Tensor
 
 from likely.envs._checks import as_double, check_distribution
+from likely.envs._endings import check_ends
 from likely.envs.errors import DataError, PlanningError
-from likely.envs.planning import as_policy, check_ends, evaluate
+from likely.envs.planning import as_policy, evaluate
 
 if TYPE_CHECKING:
     from likely.envs.mdp import TabularMDP
@@ -136,47 +138,59 @@ def stationary_distribution(mdp: TabularMDP, policy: Any, *, restart: bool = Tru
 
 
 def _stationary(mdp: TabularMDP, policy: Tensor, restart: bool) -> Tensor:
-    chain = _chain(mdp, policy, restart)
-    moves: Any = sp.csr_array(chain.detach().cpu().numpy() > 0)
+    part = _lasting(mdp, policy, restart)
+    if mdp.sink is not None and part[mdp.sink] and part.sum() > 1:
+        # One episode after another; entering the sink is the same step as beginning anew.
+        visits = _visits(mdp, policy, part, mdp.sink, mdp.initial) * mdp.alive
+        return visits / visits.sum()
+    entry = int(part.argmax())
+    with torch.no_grad():  # a state that is often visited, as rounding is least there
+        entry = int(_visits(mdp, policy, part, entry).argmax())
+    visits = _visits(mdp, policy, part, entry)
+    return visits / visits.sum()
+
+
+def _lasting(mdp: TabularMDP, policy: Tensor, restart: bool) -> NDArray[np.bool_]:
+    """The states that a policy never leaves once it is among them, as a mask [S]."""
     starts = np.flatnonzero(mdp.initial.detach().cpu().numpy() > 0)
-    reached = np.zeros(mdp.n_states, dtype=bool)
-    for start in starts:
-        reached[breadth_first_order(moves, int(start), return_predecessors=False)] = True
-    index = torch.from_numpy(np.flatnonzero(reached))
-    inner = moves[reached][:, reached]
-    n_parts, part = connected_components(inner, directed=True, connection="strong")
-    left = {int(part[i]) for i, j in zip(*inner.nonzero(), strict=True) if part[i] != part[j]}
-    if n_parts - len(left) > 1:
+    moves: Any = mdp.kernel.support(policy).tocoo()
+    sources, targets = [moves.row], [moves.col]
+    if mdp.sink is not None and restart:
+        sources.append(np.full(len(starts), mdp.sink))
+        targets.append(starts)
+    # Node S leads to wherever episodes begin.
+    sources.append(np.full(len(starts), mdp.n_states))
+    targets.append(starts)
+    source, target = np.concatenate(sources), np.concatenate(targets)
+    size = mdp.n_states + 1
+    edges = (np.ones(len(source), dtype=bool), (source, target))
+    graph: Any = sp.csr_array(edges, shape=(size, size))
+    _, part = connected_components(graph, directed=True, connection="strong")
+    closed = np.ones(size, dtype=bool)
+    closed[part[source[part[source] != part[target]]]] = False
+    reached = breadth_first_order(graph, mdp.n_states, return_predecessors=False)
+    found = np.unique(part[reached][closed[part[reached]]])
+    if len(found) > 1:
         raise PlanningError(
-            f"the policy has {n_parts - len(left)} sets of states that it never leaves, and so no "
-            "unique stationary distribution"
+            f"the policy has {len(found)} sets of states that it never leaves, and so no unique "
+            "stationary distribution"
         )
-    small = chain[index][:, index]
-    # Adding 1 to every entry makes the equations regular and fixes the sum at 1.
-    ones = small.new_ones(len(small))
-    found = torch.linalg.solve(torch.eye(len(small), dtype=small.dtype) - small.T + 1, ones)
-    whole = chain.new_zeros(mdp.n_states)
-    return whole.index_copy(0, index, found.clamp_min(0))
+    return np.asarray(part[:-1] == found[0])
 
 
-def _chain(mdp: TabularMDP, policy: Tensor, restart: bool) -> Tensor:
-    """P_π as a dense matrix [S, S], sink included."""
-    if mdp.is_sparse:
-        eye = torch.eye(mdp.n_states, dtype=torch.float64)
-        chain = mdp.kernel.push(eye.unsqueeze(-1) * policy)
-    else:
-        chain = mdp.kernel.under(policy)  # type: ignore[arg-type, assignment]
-    if mdp.sink is None:
-        return chain
-    ended = 1 - mdp.alive
-    if restart:
-        # Entering the sink is the same step as beginning anew, so the sink is never visited.
-        return (
-            chain * mdp.alive
-            + chain[:, mdp.sink, None] * mdp.initial
-            + ended[:, None] * mdp.initial
-        )
-    return chain + torch.outer(ended, ended)
+def _visits(
+    mdp: TabularMDP,
+    policy: Tensor,
+    part: NDArray[np.bool_],
+    entry: int,
+    first: Tensor | None = None,
+) -> Tensor:
+    """Expected visits of a mask's states [S] from ``first``, or ``entry``, until ``entry``."""
+    if first is None:
+        first = torch.zeros_like(mdp.initial)
+        first[entry] = 1
+    visits = mdp.kernel.within(part, entry).solve(policy, first, 1.0, transposed=True)
+    return visits * torch.from_numpy(part).to(visits)
 
 
 def objective(

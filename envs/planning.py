@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from scipy.sparse.csgraph import breadth_first_order
 from torch import Tensor
 
 from likely.envs._checks import as_count, as_double, as_number, check_distribution
+from likely.envs._endings import check_can_end, check_ends, greedy
 from likely.envs._fixed_point import Search
 from likely.envs.errors import DataError, PlanningError
 
@@ -26,7 +27,8 @@ class Plan(NamedTuple):
     q
         Q: [*B, S, A]; over a finite horizon [*B, T, S, A].
     policy
-        π(a | s): of the shape of ``q``. Greedy policies take the first of equally good actions.
+        π(a | s): of the shape of ``q``. Greedy policies take the first of equally good actions;
+        without a discount, where episodes would then never end, one that leads to the end.
     """
 
     value: Tensor
@@ -114,28 +116,6 @@ def as_policy(mdp: TabularMDP, policy: Any, name: str = "policy") -> Tensor:
     return table
 
 
-def check_ends(mdp: TabularMDP, policy: Tensor, discount: float) -> None:
-    """Raise `PlanningError` at discount 1 unless every episode under a policy [*B, S, A] ends."""
-    if discount < 1:
-        return
-    if mdp.sink is None:
-        raise PlanningError(
-            "with discount 1 and without a sink, episodes never end and values are infinite; use a "
-            "discount below 1 or plan over a finite horizon"
-        )
-    for one in policy.detach().reshape(-1, mdp.n_states, mdp.n_actions):
-        reaches = breadth_first_order(
-            mdp.kernel.support(one).T, mdp.sink, return_predecessors=False
-        )
-        stuck = sorted(set(range(mdp.n_states)) - set(reaches.tolist()))
-        if stuck:
-            raise PlanningError(
-                f"with discount 1 every episode must end, but from {len(stuck)} states the policy "
-                f"never reaches the sink, the first is {mdp.states[stuck[0]]}; use a discount "
-                "below 1 or a finite horizon"
-            )
-
-
 def bellman_backup(mdp: TabularMDP, value: Any, *, reward: Any = None) -> Tensor:
     """Q(s, a) = r(s, a) + γ Σ_s' P(s' | s, a) V(s').
 
@@ -166,15 +146,6 @@ def backup(mdp: TabularMDP, paid: Tensor, value: Tensor) -> Tensor:
     return paid + mdp.discount * mdp.kernel.expect(value)
 
 
-def greedy(q: Tensor) -> Tensor:
-    """The policy [*B, S, A] that takes the best action, the first of those that are equal."""
-    best = q.amax(-1, keepdim=True)
-    # Actions that differ by rounding alone are equal, or the choice would differ by machine.
-    equal = q >= best - 1e-13 * best.abs().clamp_min(1.0)
-    first = equal.to(torch.int8).argmax(-1)
-    return torch.nn.functional.one_hot(first, q.shape[-1]).to(q.dtype)
-
-
 # -- optimal policies ----------------------------------------------------------------------------
 
 
@@ -190,22 +161,24 @@ def value_iteration(
     reward
         As in `expected_reward`; a batch is planned at once.
     tol
-        Largest error of the value, relative to max(1, \|V\|): below discount 1 by the
-        contraction's bound γ / (1 − γ) · \|ΔV\|, at discount 1 \|ΔV\| itself.
+        When the search ends: below discount 1 at this error of the value, relative to
+        max(1, \|V\|), by the contraction's bound γ / (1 − γ) · \|ΔV\|; at discount 1, where
+        there is no such bound, once \|ΔV\| itself is as small.
     max_iter
         Backups at most.
 
     Returns
     -------
     Plan
-        Value, Q and the greedy policy. Where reward or transition require a gradient, the value
-        is that of the greedy policy, solved exactly, whose derivative is the optimum's wherever
-        the best action is unique.
+        Value, Q and the greedy policy. At discount 1, and where reward or transition require a
+        gradient, the value is that of the greedy policy, solved exactly, whose derivative is the
+        optimum's wherever the best action is unique.
 
     Raises
     ------
     PlanningError
-        If values have not settled after ``max_iter`` backups, or at discount 1 without a sink.
+        If values have not settled after ``max_iter`` backups; at discount 1, if there is no sink,
+        a state cannot reach it, or never to end is better than any end.
 
     Examples
     --------
@@ -217,11 +190,14 @@ def value_iteration(
     """
     paid = expected_reward(mdp, reward)
     search = search_options(tol, max_iter, "sweeps")
-    _needs_sink(mdp)
+    check_can_end(mdp)
     with torch.no_grad():
         value = _sweep(mdp, paid.detach(), search)
-        policy = greedy(backup(mdp, paid.detach(), value))
-    if paid.requires_grad or getattr(mdp.transition, "requires_grad", False):
+        policy = greedy(mdp, backup(mdp, paid.detach(), value))
+        check_ends(mdp, policy, mdp.discount)
+    learned = paid.requires_grad or getattr(mdp.transition, "requires_grad", False)
+    # Without a discount, how little a backup moves the value says not how far off it is.
+    if learned or mdp.discount == 1:
         return _evaluate(mdp, policy, paid)
     return Plan(value, backup(mdp, paid, value), policy)
 
@@ -234,6 +210,8 @@ def _sweep(mdp: TabularMDP, paid: Tensor, search: Search) -> Tensor:
         moved, scale = float((new - value).abs().max()), max(1.0, float(new.abs().max()))
         bound = moved * (mdp.discount / (1 - mdp.discount) if mdp.discount < 1 else 1.0)
         value = new
+        if not math.isfinite(scale):
+            break
         # Backups of a value that no longer moves return it for ever.
         if bound <= search.tol * scale or moved == 0.0:
             return value
@@ -257,7 +235,8 @@ def policy_iteration(mdp: TabularMDP, *, reward: Any = None, max_iter: int = 100
     Returns
     -------
     Plan
-        Value, Q and policy of the last evaluation: exact but for rounding, differentiable.
+        Value, Q and policy of the last evaluation: exact but for rounding, differentiable. At
+        discount 1 the best of the policies under which episodes end.
 
     Raises
     ------
@@ -280,7 +259,7 @@ def policy_iteration(mdp: TabularMDP, *, reward: Any = None, max_iter: int = 100
             settled = (policy.amax(-1, keepdim=True) == 1) & ~better
             if bool(settled.all()):
                 break
-            policy = torch.where(settled, policy, greedy(plan.q))
+            policy = torch.where(settled, policy, greedy(mdp, plan.q))
         else:
             raise PlanningError(
                 f"policy iteration still improves after {max_iter} steps; raise max_iter"
@@ -329,8 +308,3 @@ def search_options(tol: Any, max_iter: Any, method: str) -> Search:
         max_iter = 100 if method == "newton" else 100_000
     tol = as_number(tol, "tol", 0.0, above=True)
     return Search(tol, as_count(max_iter, "max_iter"), method == "newton")
-
-
-def _needs_sink(mdp: TabularMDP) -> None:
-    if mdp.discount == 1 and mdp.sink is None:
-        check_ends(mdp, mdp.expected_reward, mdp.discount)

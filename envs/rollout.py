@@ -203,19 +203,22 @@ def _checked(value: Any, space: Any, playing: list[_Episode]) -> Array:
     """Actions [n, *action] in the dtype of their space."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
-    chosen = np.asarray(value)
+    try:
+        chosen = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"policy: expected actions of one shape; {error}") from error
     expected = (len(playing), *space.shape)
     if chosen.shape != expected or chosen.dtype.kind not in "fiub":
         raise DataError(
             f"policy: expected actions {expected}, one an observation, got {chosen.dtype} "
             f"{chosen.shape}"
         )
-    if isinstance(space, Discrete):
+    with np.errstate(invalid="ignore"):  # what no integer can hold is refused below
         whole = chosen.astype(space.dtype)
+    if isinstance(space, Discrete):
         bad = (whole != chosen) | (whole < 0) | (whole >= space.n)
     else:
         assert isinstance(space, Box)
-        whole = chosen.astype(space.dtype)
         found = outside(torch.from_numpy(np.asarray(chosen, dtype=np.float64)), space, bounds=True)
         bad = np.zeros(len(chosen), dtype=bool) if found is None else found.numpy()
     if bad.any():

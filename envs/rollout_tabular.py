@@ -11,6 +11,7 @@ from likely.envs._checks import as_count
 from likely.envs.errors import DataError
 from likely.envs.finite_horizon import as_timed_policy
 from likely.envs.planning import expected_reward
+from likely.envs.trajectories import Trajectories
 
 if TYPE_CHECKING:
     from likely.envs.mdp import TabularMDP
@@ -38,6 +39,25 @@ class TabularRollout(NamedTuple):
     rewards: Tensor
     lengths: Tensor
     terminated: Tensor
+
+    def trajectories(self, mdp: TabularMDP) -> Trajectories:
+        """The episodes of a process, one after another; what did not end is ``truncated``.
+
+        Raises
+        ------
+        DataError
+            If an episode began in the sink, and so has no step.
+        """
+        return Trajectories.from_padded(
+            self.states,
+            self.actions,
+            self.lengths,
+            self.rewards,
+            terminated=self.terminated,
+            truncated=~self.terminated,
+            state_space=mdp.n_states,
+            action_space=mdp.n_actions,
+        )
 
 
 def rollout_tabular(
@@ -146,7 +166,7 @@ class _Rows(NamedTuple):
 def _moves(mdp: TabularMDP) -> _Rows:
     if not mdp.is_sparse:
         return _Rows.dense(mdp.transition.detach().flatten(0, 1))
-    listed = mdp.transition.tocsr()
+    listed = mdp.transition.copy()
     listed.eliminate_zeros()
     listed = listed.tocoo()
     parts = (torch.from_numpy(part) for part in (listed.row, listed.col, listed.data))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from likely.envs._checks import as_double, as_number
+from likely.envs._endings import check_ends
 from likely.envs._fixed_point import soft_fixed_point
 from likely.envs.errors import DataError, PlanningError
 from likely.envs.planning import (
     Plan,
     as_policy,
     backup,
-    check_ends,
     expected_reward,
     search_options,
 )
@@ -132,8 +132,10 @@ def soft_evaluate(
     heat = as_temperature(temperature, zero=True)
     paid = expected_reward(mdp, reward)
     check_ends(mdp, table, mdp.discount)
+    gained = (table * paid).sum(-1)
     bonus = entropy_bonus(mdp, table, prior) * mdp.alive
-    gained = (table * paid).sum(-1) + heat * bonus
+    if heat > 0:  # an entropy that does not count has no derivative at a probability of 0 either
+        gained = gained + heat * bonus
     value = mdp.kernel.solve(table, gained, mdp.discount, transposed=False)
     return Plan(value, backup(mdp, paid, value), table.expand(*value.shape, -1))
 

@@ -91,11 +91,7 @@ class Trajectories(Ragged):
             )
         if len(lengths) == 0:
             raise DataError("trajectories: expected at least one episode, got none")
-        if bool((lengths < 1).any()):
-            raise DataError(
-                "lengths: expected at least one action in every episode, got none in episode "
-                f"{int((lengths < 1).nonzero()[0])}; drop empty episodes"
-            )
+        _episodes.check_lengths(lengths)
         n, e = int(lengths.sum()), len(lengths)
         self._check_shape("states", n + e, "one a step and the last of each episode")
         for name in ("actions", "rewards"):
@@ -248,8 +244,10 @@ class Trajectories(Ragged):
             For a missing column or entry, rows whose ``next_state`` is not the next row's state,
             and as `from_arrays`.
         """
+        from likely.envs import _frames
+
         flags = {"terminated": terminated, "truncated": truncated}
-        pieces = _episodes.from_frame(frame, state, action, episode, reward, next_state, flags)
+        pieces = _frames.from_frame(frame, state, action, episode, reward, next_state, flags)
         return cls.from_arrays(**pieces, state_space=state_space, action_space=action_space)
 
     @classmethod
@@ -265,19 +263,25 @@ class Trajectories(Ragged):
         return cls.from_arrays(**_minari.read(dataset))
 
     def to_minari(self, name: str, **options: Any) -> Any:
-        """Write a Minari data set, and return it.
+        """Write a Minari data set, and return it; `from_minari` gives the same trajectories.
+
+        Minari has no place for what is not known: rewards that are None are written as zeros, and
+        an episode that ended in neither way as a truncated one. The data set's metadata say so, and
+        hold the episodes' ids where these are numbers or text.
 
         Parameters
         ----------
         name
             ``"namespace/task-v0"``, say.
         **options
-            Of `minari.create_dataset_from_buffers`: ``description``, ``author``, ...
+            Of `minari.create_dataset_from_buffers`: ``description``, ``author``, ... Pictures are
+            kept as they are, unless ``jpeg_encoding=True``.
 
         Raises
         ------
         DataError
-            If Minari is not installed, refuses the data set, or there are no actions.
+            If Minari is not installed, refuses the data set (there may be one of that name), or
+            there are no actions.
         """
         return _minari.write(self, name, options)
 

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from likely.envs import (
     DataError,
@@ -14,6 +15,7 @@ from likely.envs import (
     acrobot_expert,
     cartpole_expert,
     mountain_car_expert,
+    rollout,
     tabular_expert,
 )
 
@@ -59,6 +61,17 @@ def test_soft_tabular_expert_draws_from_its_policy() -> None:
     assert (np.bincount(again, minlength=4) / 20_000 == shares).all()
 
 
+def test_without_a_seed_the_rollouts_decides() -> None:
+    expert = tabular_expert(TabularMDP.from_gymnasium("FrozenLake-v1", 0.9), temperature=0.05)
+    one, other, another = (
+        rollout("FrozenLake-v1", expert, 10, seed=seed, n_envs=n)
+        for seed, n in ((0, 10), (0, 3), (1, 10))
+    )
+    assert torch.equal(one.lengths, other.lengths)
+    assert torch.equal(one.actions, other.actions)
+    assert one.actions.tolist() != another.actions.tolist()
+
+
 @pytest.mark.parametrize(
     ("act", "width"), [(cartpole_expert, 4), (acrobot_expert, 6), (mountain_car_expert, 2)]
 )
@@ -70,8 +83,9 @@ def test_batches_are_their_parts(act: Any, width: int) -> None:
     assert actions.tolist() == [int(act(one)) for one in seen]
     with pytest.raises(DataError, match=rf"observation must have shape \[n, {width}\]"):
         act(seen[:, 1:])
-    with pytest.raises(DataError, match="observation"):
-        act(np.full((2, width), np.nan))
+    for wrong in (np.nan, np.inf, "a"):
+        with pytest.raises(DataError, match="observation"):
+            act(np.full((2, width), wrong))
 
 
 @pytest.mark.parametrize("state", [17, -1, 0.5, [0, 99]])
@@ -82,5 +96,8 @@ def test_states_that_do_not_exist_are_refused(state: Any) -> None:
 
 
 def test_bad_temperatures_are_refused() -> None:
+    lake = TabularMDP.from_gymnasium("FrozenLake-v1")
     with pytest.raises(DataError, match="temperature"):
-        tabular_expert(TabularMDP.from_gymnasium("FrozenLake-v1"), temperature=-1)
+        tabular_expert(lake, temperature=-1)
+    with pytest.raises(DataError, match="seed must be an integer >= 0, got 'a'"):
+        tabular_expert(lake, temperature=1, seed="a")

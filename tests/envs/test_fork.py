@@ -14,12 +14,15 @@ from gymnasium.utils.env_checker import check_env
 from likely.envs import (
     DataError,
     Fork,
+    cliff_world,
     fork_expert,
     fork_expert_policy,
     fork_mdp,
+    rollout,
     rollout_tabular,
     state_marginals,
 )
+from likely.envs._drawing import TRAP_MARK
 
 Act = Callable[[Any], Any]
 
@@ -68,6 +71,19 @@ def test_experts_are_repeatable_and_take_batches() -> None:
     assert set(np.sign(one.ravel())) == {-1.0, 1.0}
 
 
+def test_experts_without_a_seed_follow_the_rollouts() -> None:
+    one, other, another = (
+        rollout("likely/Fork-v0", fork_expert(), 20, seed=seed, n_envs=n)
+        for seed, n in ((0, 16), (0, 1), (1, 16))
+    )
+    assert torch.equal(one.actions, other.actions)
+    assert not torch.equal(one.actions, another.actions)
+    assert set(np.sign(one.actions.numpy().ravel())) == {-1.0, 1.0}
+    # A seed of their own comes first.
+    seeded = [rollout("likely/Fork-v0", fork_expert(3), 20, seed=seed) for seed in (0, 1)]
+    assert torch.equal(seeded[0].actions, seeded[1].actions)
+
+
 def test_a_policy_with_one_mode_crashes() -> None:
     # The best Gaussian policy with a cubic mean, by maximum likelihood: behaviour cloning.
     seen, done, _ = drive(fork_expert(0), 500)
@@ -107,6 +123,16 @@ def test_pictures() -> None:
     moved = (before != after).any(-1)
     assert moved.any()
     assert Fork().render() is None
+    ends = []
+    for steering in (0.0, 1.0):
+        env.reset(seed=0)
+        for _ in range(5):
+            env.step(np.full(1, steering))
+        ends.append(env.render())
+    # The cross of a crash lies on the tree, and nowhere else is anything like it.
+    crosses = [(picture == TRAP_MARK).all(-1) for picture in ends]
+    assert crosses[0].any()
+    assert not crosses[1].any()
 
 
 def test_more_steps_are_the_same_road() -> None:
@@ -186,6 +212,10 @@ def test_episodes_of_the_table() -> None:
         (lambda: fork_expert(0, "straight"), "mode must be one of left, right, both"),
         (lambda: fork_expert(0, noise=2), "noise must be"),
         (lambda: fork_expert(0)(np.zeros(3)), r"observation must have shape \[n, 2\] or \[2\]"),
+        (lambda: fork_expert(0)([np.nan, 0.0]), "observation must be finite"),
+        (lambda: fork_expert(0)("ab"), "observation must hold numbers"),
+        (lambda: fork_expert("a"), "seed must be an integer >= 0"),
+        (lambda: fork_expert_policy(cliff_world().mdp), "mdp must come from fork_mdp"),
         (lambda: fork_mdp(5, 4), "n_actions must be odd, got 4"),
         (lambda: fork_mdp(5, 1), "n_actions must be an integer >= 3"),
         (lambda: fork_mdp(tree_half_width=2), "tree_half_width must be"),

@@ -155,11 +155,10 @@ def test_gymnasium_is_content(name: str) -> None:
     check_env(gymnasium.make(name, render_mode="rgb_array").unwrapped)
 
 
-def test_gymnasium_is_content_with_features() -> None:
-    env = gymnasium.make(
-        "likely/GridWorld-v0", observation="features", features=("kind", "distance"), slip=0.3
-    )
-    check_env(env.unwrapped)
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_gymnasium_is_content_with_features(sparse: bool) -> None:
+    options = {"observation": "features", "features": ("kind", "distance"), "sparse": sparse}
+    check_env(gymnasium.make("likely/GridWorld-v0", slip=0.3, **options).unwrapped)
 
 
 def test_registered_world_stops_after_a_hundred_steps() -> None:
@@ -178,6 +177,10 @@ def test_pictures() -> None:
     assert picture.shape == (64, 96, 3)
     assert picture.dtype == np.uint8
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) >= 6
+    # Goal and trap differ in shape, not in colour alone.
+    goal, trap = empty[1:31, 65:95], empty[33:63, 65:95]
+    shapes = [(part != part[1, 14]).any(-1) for part in (goal, trap)]
+    assert (shapes[0] != shapes[1]).mean() > 0.1
     different = (picture != empty).any(-1).nonzero()
     assert different[0].max() < 32
     assert different[1].max() < 32
@@ -191,6 +194,7 @@ def test_it_is_its_own_table() -> None:
     env = gymnasium.make("likely/GridWorld-v0", slip=0.1)
     mdp = TabularMDP.from_gymnasium(env, discount=0.5)
     assert mdp.discount == 0.5
+    assert TabularMDP.from_gymnasium(env).discount == 0.95
     assert torch.equal(mdp.transition, env.unwrapped.mdp.transition)
 
 
@@ -228,6 +232,10 @@ def test_cliff_world_by_its_definition() -> None:
         ({"wind": -0.1}, "wind must be"),
         ({"rewards": {"x": 1.0}}, "a mark of terminal or rewards must be one of"),
         ({"rewards": {"G": float("nan")}}, r"rewards\['G'\] must be a finite number"),
+        ({"rewards": [1.0]}, "rewards must map marks to numbers"),
+        ({"terminal": 5}, "terminal must be a sequence, got 5"),
+        ({"sparse": "no"}, "sparse must be True or False, got 'no'"),
+        ({"features": 5}, "features must be a sequence, got 5"),
         ({"rewarded": "never"}, "rewarded must be one of arrival, departure"),
         ({"terminal": ("S",)}, "terminal must not hold the start"),
         ({"terminal": ("#",)}, "a mark of terminal or rewards must be one of"),

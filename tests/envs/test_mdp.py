@@ -75,6 +75,16 @@ def test_float32_rows_are_normalised() -> None:
         ({"states": ("a",)}, "states must be 2 different labels"),
         ({"states": ("a", "a")}, "states must be 2 different labels"),
         ({"actions": ("x", "y", "z")}, "actions must be 2 different labels"),
+        ({"states": 5}, "states must be 2 different labels"),
+        ({"states": [["a"], ["b"]]}, "states must be 2 different labels"),
+        ({"transition": sp.coo_array([1.0])}, r"transition must be \[S·A, S\].*got \(1,\)"),
+        ({"transition": sp.csr_array(np.eye(2) * 1j)}, "transition must hold real numbers"),
+        ({"transition": (torch.eye(2) * 1j).to_sparse()}, "transition must hold real numbers"),
+        ({"transition": torch.ones(2, 1, 2).to_sparse()}, r"where it is sparse, got \(2, 1, 2\)"),
+        (
+            {"transition": torch.eye(2).to_sparse().requires_grad_()},
+            "transition must not require a gradient",
+        ),
         ({"sink": 2}, "sink must be a state below 2"),
         ({"sink": -1}, "sink must be an integer >= 0"),
         ({"sink": 0}, r"sink must be left by no action.*state 0.*probability 0.5 by action 0"),
@@ -188,8 +198,33 @@ def test_holes_in_a_table_are_named() -> None:
         TabularMDP.from_gymnasium(env)
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({}, "it has none"),
+        ({1: {0: [(1.0, 0, 0.0, True)]}}, "it has none"),
+        (3, "it has none"),
+        ({0: {0: [(1.0, 0, 0.0)]}}, r"env.P\[0\]\[0\] must list \(probability, successor"),
+        ({0: {0: [("a", 0, 0.0, True)]}}, r"env.P\[0\]\[0\] must list"),
+        ({0: {0: [(1.0, 0.5, 0.0, False)]}}, r"env.P\[0\]\[0\] must list"),
+        ({0: {0: 1.0}}, r"env.P\[0\]\[0\] must list"),
+        ({0: {0: [(0.7, 0, 0.0, True)]}}, r"transition must sum to 1.*s=0, a=0\] with 0.7"),
+        ({0: {0: [(1.0, 0, np.nan, True)]}}, r"reward must be finite.*\[0, 0, 1\]"),
+    ],
+)
+def test_broken_tables_are_refused(table: Any, message: str) -> None:
+    env = gymnasium.make("FrozenLake-v1").unwrapped
+    env.P, env.initial_state_distrib = table, [1.0]
+    with pytest.raises(DataError, match=message):
+        TabularMDP.from_gymnasium(env)
+
+
 def test_another_start_can_be_given() -> None:
     assert TabularMDP.from_gymnasium("FrozenLake-v1", initial=5).initial[5] == 1
+    assert TabularMDP.from_gymnasium("FrozenLake-v1", initial=np.int64(5)).initial[5] == 1
+    for wrong, message in (("a", "initial must hold real numbers"), (17, "below 17, got 17")):
+        with pytest.raises(DataError, match=message):
+            TabularMDP.from_gymnasium("FrozenLake-v1", initial=wrong)
     env = gymnasium.make("FrozenLake-v1").unwrapped
     del env.initial_state_distrib
     with pytest.raises(DataError, match="initial must be given"):

@@ -167,6 +167,11 @@ def test_undiscounted_problems_that_do_not_end_are_refused(
         cliff.evaluate(up)
 
 
+def test_values_beyond_all_numbers_are_no_result() -> None:
+    with pytest.raises(PlanningError, match="it has size inf"):
+        TabularMDP([[[1.0]]], [1e308], 0.99, 0).value_iteration()
+
+
 def test_no_convergence_is_no_result(random_mdp: Make) -> None:
     mdp = random_mdp(discount=0.999)
     with pytest.raises(PlanningError, match=r"did not converge in 10 backups.*may still be off by"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,25 @@ def test_what_follows_the_end(random_mdp: Make, random_policy: MakePolicy) -> No
         assert actions[steps:].tolist() == [-1] * (6 - steps)
         assert rewards[steps:].tolist() == [0.0] * (6 - steps)
         assert rewards[:steps].tolist() == mdp.reward[states[:steps], actions[:steps]].tolist()
+
+
+def test_episodes_as_trajectories() -> None:
+    lake = TabularMDP.from_gymnasium("FrozenLake-v1")
+    seen = rollout_tabular(lake, torch.full((17, 4), 0.25), 40, 12, seed=3)
+    found = seen.trajectories(lake)
+    assert torch.equal(found.lengths, seen.lengths)
+    assert torch.equal(found.terminated, seen.terminated)
+    assert torch.equal(found.truncated, ~seen.terminated)
+    assert found.terminated.any()
+    assert found.truncated.any()
+    assert torch.equal(found.returns(), seen.rewards.sum(-1))
+    assert (found.state_space.n, found.action_space.n) == (17, 4)
+    for i, part in enumerate(found):
+        assert part.states.tolist() == seen.states[i, : part.n_steps + 1].tolist()
+        assert part.actions.tolist() == seen.actions[i, : part.n_steps].tolist()
+    nowhere = rollout_tabular(replace(lake, initial=16), torch.full((17, 4), 0.25), 2, 5)
+    with pytest.raises(DataError, match="got none in episode 0; drop empty episodes"):
+        nowhere.trajectories(lake)
 
 
 def test_rewards_of_moves_are_those_that_happened() -> None:

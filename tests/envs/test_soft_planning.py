@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -209,6 +211,34 @@ def test_undiscounted_entropy_can_outweigh_every_reward() -> None:
     plan = lake.soft_value_iteration(1.0, reward=priced)
     own = soft_evaluate(lake, plan.policy, 1.0, reward=priced)
     torch.testing.assert_close(own.value, plan.value, rtol=0, atol=1e-9)
+
+
+def test_entropy_beats_a_reward_of_ten() -> None:
+    # The reference: "undiscounted soft-optimal FrozenLake reaches the goal with probability .004".
+    # That is the slippery 8 × 8 lake within its time limit, with the cells at which episodes end
+    # left as gymnasium lists them, absorbing but with four actions, whose entropy goes on.
+    table = gymnasium.make("FrozenLake8x8-v1").unwrapped
+    whole = TabularMDP.from_gymnasium(table, 1.0)
+    listed = np.zeros((64, 4, 64))
+    for s, actions in table.P.items():
+        for a, moves in actions.items():
+            for p, to, _, _ in moves:
+                listed[s, a, to] += p
+    goal = torch.zeros(64, 4, 64)
+    goal[:63, :, 63] = 1.0
+    endless = TabularMDP(torch.from_numpy(listed), goal, 1.0, 0)
+
+    def reached(mdp: TabularMDP, temperature: float, horizon: int = 200) -> float:
+        plan = soft_backward_induction(mdp, horizon, temperature, reward=10 * mdp.reward)
+        return float((horizon_occupancy(mdp, plan.policy) * mdp.expected_reward).sum())
+
+    assert reached(endless, 1.0) == pytest.approx(0.0044, abs=5e-5)
+    assert reached(endless, 1.0, horizon=100) == pytest.approx(0.0040, abs=5e-5)
+    # Without entropy beyond the end, as here, a fall costs what is still to come.
+    assert reached(whole, 1.0) == pytest.approx(0.0155, abs=5e-5)
+    # When it is cold, the goal is all that counts, and the best policy reaches it in time in .913.
+    assert reached(whole, 0.01) > 0.88
+    assert reached(endless, 0.01) > 0.88
 
 
 @pytest.mark.parametrize("method", ["newton", "sweeps"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
@@ -153,6 +153,9 @@ def test_an_index_that_chooses_none_is_refused() -> None:
         data[2]
     with pytest.raises(DataError, match="mask of 2"):
         data[np.array([True, False, True])]
+    for index in ("a", None, [None], 0.5):
+        with pytest.raises(DataError, match="index: expected"):
+            data[index]
 
 
 def test_parts_make_the_whole_again() -> None:
@@ -244,6 +247,33 @@ def test_a_table_of_vectors_may_be_a_single_episode() -> None:
     assert found.action_space == Discrete(2)
 
 
+def test_columns_of_other_kinds_mean_the_same() -> None:
+    data = random_trajectories([3, 1, 4])
+    table = frame_of(data, last_rows=True)
+    columns = ("state", "action", "who", "reward")
+    expected = Trajectories.from_frame(table, *columns)
+    for other in (table.convert_dtypes(), pa.Table.from_pandas(table, preserve_index=False)):
+        assert same(Trajectories.from_frame(other, *columns), expected)
+    marked = table.assign(over=table.over.astype(int))
+    found = Trajectories.from_frame(marked, *columns, terminated="over")
+    assert torch.equal(found.terminated, data.terminated)
+
+
+@pytest.mark.parametrize("over", ["False", None, np.nan, 2, "yes"])
+def test_flags_that_are_no_truth_values_are_refused(over: Any) -> None:
+    table = pd.DataFrame({"s": [0, 1], "a": [1, None]})
+    table["over"] = pd.Series([over, True], dtype=object)
+    with pytest.raises(DataError, match=r"episode 0: expected a truth value.*column 'over', got"):
+        Trajectories.from_frame(table, "s", "a", terminated="over")
+
+
+@pytest.mark.parametrize("state", [5, [], [5], {"s": 1}])
+def test_columns_need_names(state: Any) -> None:
+    table = pd.DataFrame({"s": [0, 1], "a": [1, None]})
+    with pytest.raises(DataError, match="expected the name of a column or a list of names"):
+        Trajectories.from_frame(table, state, "a")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -254,6 +284,7 @@ def test_a_table_of_vectors_may_be_a_single_episode() -> None:
         (lambda table: table.assign(state="left"), "'state' must hold numbers"),
         (lambda table: table[table.t == 0], "at least one step and a last state|no action"),
         (lambda table: 3, "data frame"),
+        (lambda table: pd.concat([table, table[["state"]]], axis=1), "one column 'state', got sev"),
     ],
 )
 def test_a_wrong_table_is_refused(change: Any, message: str) -> None:
@@ -301,6 +332,8 @@ GOOD: dict[str, Any] = {
         ({"state_space": 0}, "state_space"),
         ({"terminated": [True]}, "terminated: expected truth values"),
         ({"terminated": [1, 0]}, "terminated: expected truth values"),
+        ({"terminated": [True, None]}, "terminated: expected truth values"),
+        ({"truncated": "yes"}, "truncated: expected truth values"),
         ({"episodes": ["a", "a"]}, "distinct ids"),
         ({"episodes": ["a"]}, "2 ids"),
     ],
@@ -315,6 +348,8 @@ def test_bad_input_is_refused_where_it_is(change: dict[str, Any], message: str) 
     [
         ([2, 2], "states: expected"),
         ([3, 0], "got none in episode 1"),
+        ([0], "got none in episode 0"),
+        ([4, -1], "got none in episode 1"),
         ([], "at least one episode"),
         ([1.5, 1.5], "whole numbers"),
         (3, "whole numbers"),
@@ -331,42 +366,3 @@ def test_actions_must_lie_in_their_box() -> None:
     Trajectories.from_arrays([[0, 1]], [[[0.7, -1.0]]], action_space=box)
     with pytest.raises(DataError, match=r"episode 0, step 1; 1 of 2"):
         Trajectories.from_arrays([[0, 1, 1]], [[[0.7, -1.0], [0.0, 1.01]]], action_space=box)
-
-
-# -- Minari ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:minari")
-@pytest.mark.parametrize("box", [True, False])
-def test_a_minari_data_set_keeps_the_trajectories(
-    box: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("minari")
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    data = random_trajectories([3, 1, 4], box=box)
-    data = Trajectories(**{**vars_of(data), "truncated": ~data.terminated})
-    data.to_minari("tests/random-v0", description="random numbers")
-    assert same(Trajectories.from_minari("tests/random-v0"), data)
-    with pytest.raises(DataError, match="cannot be loaded"):
-        Trajectories.from_minari("tests/absent-v0")
-
-
-def test_without_minari_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *args: Any, **options: Any) -> Any:
-        if name.startswith("minari"):
-            raise ImportError("no minari here")
-        return real(name, *args, **options)
-
-    monkeypatch.setattr("importlib.import_module", lambda name: refuse(name))
-    with pytest.raises(DataError, match="pip install minari"):
-        random_trajectories([2]).to_minari("tests/random-v0")
-    with pytest.raises(DataError, match="pip install minari"):
-        Trajectories.from_minari("tests/random-v0")
-    with pytest.raises(DataError, match="expected a Minari data set"):
-        Trajectories.from_minari(3)
-
-
-def vars_of(data: Trajectories) -> dict[str, Any]:
-    return {name: getattr(data, name) for name in data.__dataclass_fields__}
