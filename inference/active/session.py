@@ -130,7 +130,49 @@ class LabellingSession:
             self.done = True
 
 
-def shortcuts(names: Sequence[str]) -> tuple[str, ...]:
+def check_keys(keys: Any, names: Sequence[str]) -> tuple[str, ...] | None:
+    """Keys of one's own for the classes; None where there are none.
+
+    Parameters
+    ----------
+    keys
+        A character for each class, in their order, or None.
+    names
+        The classes.
+
+    Raises
+    ------
+    DataError
+        If they are not one character for each class, all different (capitals do not count), or
+        one of them skips, goes back or quits.
+
+    Examples
+    --------
+    >>> check_keys("ad", ["left", "right"])
+    ('a', 'd')
+    """
+    if keys is None:
+        return None
+    try:
+        found = tuple(keys)
+    except TypeError:
+        found = (keys,)
+    for key in found:
+        plain = isinstance(key, str) and len(key) == 1 and key.isprintable() and not key.isspace()
+        if not plain or key.casefold() in RESERVED:
+            raise DataError(
+                f"keys: expected a single character other than {', '.join(RESERVED)} for each "
+                f"class, got {key!r}"
+            )
+    lower = tuple(key.casefold() for key in found)
+    if len(found) != len(names) or len(set(lower)) < len(lower):
+        raise DataError(
+            f"keys: expected {len(names)} that differ, one for each class, got {list(found)}"
+        )
+    return lower
+
+
+def shortcuts(names: Sequence[str], keys: Sequence[str] | None = None) -> tuple[str, ...]:
     """A key for each class, "" where keys have run out.
 
     Names of one letter or digit are their own keys. Else the keys are 1 to 9 and 0, then letters;
@@ -140,6 +182,8 @@ def shortcuts(names: Sequence[str]) -> tuple[str, ...]:
     ----------
     names
         The classes.
+    keys
+        Those of one's own, as `check_keys` gives them.
 
     Examples
     --------
@@ -150,6 +194,8 @@ def shortcuts(names: Sequence[str]) -> tuple[str, ...]:
     >>> shortcuts(["10 to 20", "above 20"])
     ('a', 'c')
     """
+    if keys is not None:
+        return tuple(keys)
     lower = [name.casefold() for name in names]
     if len(set(lower)) == len(lower) and all(
         len(name) == 1 and name.isascii() and name.isalnum() and name not in RESERVED
@@ -161,7 +207,7 @@ def shortcuts(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(keys[: len(names)]) + ("",) * (len(names) - len(keys))
 
 
-def chosen(text: str, names: Sequence[str]) -> int | None:
+def chosen(text: str, names: Sequence[str], keys: Sequence[str] | None = None) -> int | None:
     """The class that is meant by its name, its key or the beginning of its name alone.
 
     Parameters
@@ -170,6 +216,8 @@ def chosen(text: str, names: Sequence[str]) -> int | None:
         What was typed; capital letters do not matter unless names differ in nothing else.
     names
         The classes.
+    keys
+        Those of one's own, as `check_keys` gives them.
 
     Returns
     -------
@@ -188,10 +236,9 @@ def chosen(text: str, names: Sequence[str]) -> int | None:
     if text in names:
         return list(names).index(text)
     lower, wanted = [name.casefold() for name in names], text.casefold()
-    keys = shortcuts(names)
     for found in (
         [i for i, name in enumerate(lower) if name == wanted],
-        [i for i, key in enumerate(keys) if key == wanted],
+        [i for i, key in enumerate(shortcuts(names, keys)) if key == wanted],
         [i for i, name in enumerate(lower) if name.startswith(wanted)],
     ):
         if found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, TextIO
 
@@ -12,8 +12,10 @@ import numpy as np
 from likely.envs import DataError
 from likely.inference.active.answers_log import AnswersLog
 from likely.inference.active.errors import LabellingStopped
+from likely.inference.active.keypress import can_press, pressed
 from likely.inference.active.oracle import Ints, Queries
-from likely.inference.active.session import LabellingSession, chosen, shortcuts
+from likely.inference.active.session import LabellingSession, check_keys, chosen, shortcuts
+from likely.inference.engines.checks import check_bool
 
 _HELP = "s skip · b back · q quit"
 
@@ -37,6 +39,12 @@ class TerminalOracle:
         the points of the queries.
     show
         From an item to text; by default text as it is, rows of tables as columns and values.
+    question
+        What is asked.
+    keys
+        A character for each class, such as ``"ad"``; by default digits, then letters.
+    keypress
+        Whether a key answers at once, without Enter, where input is a terminal's.
     review
         Whether a last look ends a batch, from which ``b`` leads back; by default where more than
         one question is asked.
@@ -66,13 +74,19 @@ class TerminalOracle:
         path: str | PathLike[str] | None,
         items: Any = None,
         show: Callable[[Any], str] | None = None,
+        question: str | None = None,
+        keys: Sequence[str] | None = None,
+        keypress: bool = False,
         review: bool | None = None,
         stdin: TextIO | None = None,
         stdout: TextIO | None = None,
     ) -> None:
         if show is not None and not callable(show):
             raise DataError(f"show: expected a callable, got {type(show).__name__}")
+        check_bool("keypress", keypress)
         self.log = AnswersLog(path, classes)
+        self.keys = check_keys(keys, self.log.names)
+        self.question, self.keypress = question, keypress
         self.items, self.show, self.review = items, show, review
         self._stdin, self._stdout = stdin, stdout
 
@@ -93,7 +107,7 @@ class TerminalOracle:
         if session.query is None:
             self._say(f"\n{_count(session).capitalize()}. Enter sends them · b back · q quit\n")
         else:
-            self._say(_question(session, self.show or as_text, names))
+            self._say(self._asked(session))
         while True:
             typed = self._line()
             if typed.casefold() == "q":
@@ -110,15 +124,41 @@ class TerminalOracle:
                 session.answer(-1)
                 return
             else:
-                label = chosen(typed, names)
+                label = chosen(typed, names, self.keys)
                 if label is not None:
                     session.answer(label)
                     return
-                self._say(f"Which class is {typed!r}? {_choices(names)} · {_HELP}\n")
+                asked = f"Which class is {typed!r}?" if self.question is None else self.question
+                self._say(f"{asked} {_choices(names, self.keys)} · {_HELP}\n")
+
+    def _asked(self, session: LabellingSession) -> str:
+        """A question as it is shown."""
+        names, query = self.log.names, session.query
+        assert query is not None
+        index, annotator = session.queries.key(query)
+        who = "" if annotator is None else f", annotator {annotator}"
+        what = f"point {index}" if self.question is None else self.question
+        count = f"[{session.position + 1} of {len(session.todo)}] "
+        if self.question is not None and len(session.todo) == 1:
+            count = ""
+        lines = [f"\n{count}{what}{who}"]
+        item = session.item(query)
+        if item is not None:
+            lines.append((self.show or as_text)(item))
+        if session.given is not None:
+            before = names[session.given] if session.given >= 0 else "skipped"
+            lines.append(f"Before: {before}. Enter keeps it.")
+        lines.append(f"{_choices(names, self.keys)} · {_HELP}\n")
+        return "\n".join(lines)
 
     def _line(self) -> str:
+        stdin = self._stdin or sys.stdin
+        if self.keypress and can_press(stdin):
+            key = pressed(stdin, lambda: self._say("> "))
+            self._say(f"{key}\n")
+            return key
         self._say("> ")
-        line = (self._stdin or sys.stdin).readline()
+        line = stdin.readline()
         if not line:
             raise EOFError
         return line.strip()
@@ -145,28 +185,11 @@ def as_text(item: Any) -> str:
     return str(item)
 
 
-def _question(session: LabellingSession, show: Callable[[Any], str], names: tuple[str, ...]) -> str:
-    query = session.query
-    assert query is not None
-    index, annotator = session.queries.key(query)
-    who = "" if annotator is None else f", annotator {annotator}"
-    lines = [f"\n[{session.position + 1} of {len(session.todo)}] point {index}{who}"]
-    item = session.item(query)
-    if item is not None:
-        lines.append(show(item))
-    if session.given is not None:
-        before = names[session.given] if session.given >= 0 else "skipped"
-        lines.append(f"Before: {before}. Enter keeps it.")
-    lines.append(f"{_choices(names)} · {_HELP}\n")
-    return "\n".join(lines)
-
-
-def _choices(names: tuple[str, ...]) -> str:
+def _choices(names: tuple[str, ...], keys: tuple[str, ...] | None) -> str:
     """The classes with their keys, those that have other keys than their names."""
-    keys = shortcuts(names)
     return "  ".join(
         f"{key} {name}" if key not in ("", name.casefold()) else name
-        for key, name in zip(keys, names, strict=True)
+        for key, name in zip(shortcuts(names, keys), names, strict=True)
     )
 
 

@@ -30,10 +30,17 @@ class Desk:
         The classes.
     show
         From an item to what the page is told of it.
+    keys
+        Of the classes, as `check_keys` gives them.
     """
 
-    def __init__(self, names: tuple[str, ...], show: Callable[[Any], dict[str, Any]]) -> None:
-        self.names, self.show = names, show
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        show: Callable[[Any], dict[str, Any]],
+        keys: tuple[str, ...] | None = None,
+    ) -> None:
+        self.names, self.show, self.keys = names, show, keys
         self.session: LabellingSession | None = None
         self.ending = ""
         self.failure: Exception | None = None
@@ -121,6 +128,11 @@ class Desk:
                 self.failure = error
             self._bump()
 
+    def settle(self, seconds: float) -> None:
+        """Give a quick program the time to ask what comes next, so that nothing flickers."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.phase != "waiting", seconds)
+
     def end(self, ending: str) -> None:
         """Tell the page that there is nothing more to do: ``"stopped"`` or ``"finished"``."""
         with self._changed:
@@ -174,5 +186,5 @@ class Desk:
     @property
     def classes(self) -> list[dict[str, str]]:
         """The classes with their keys, as the page draws them."""
-        pairs = zip(self.names, shortcuts(self.names), strict=True)
+        pairs = zip(self.names, shortcuts(self.names, self.keys), strict=True)
         return [{"name": name, "key": key} for name, key in pairs]

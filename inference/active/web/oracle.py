@@ -15,7 +15,7 @@ from likely.envs import DataError
 from likely.inference.active.answers_log import AnswersLog
 from likely.inference.active.errors import LabellingStopped
 from likely.inference.active.oracle import Ints, Queries
-from likely.inference.active.session import LabellingSession
+from likely.inference.active.session import LabellingSession, check_keys
 from likely.inference.active.web.desk import Desk
 from likely.inference.active.web.rendering import KINDS, rendered
 from likely.inference.engines.checks import check_bool, check_choice, is_int
@@ -55,6 +55,8 @@ class WebOracle:
         Shape of an image, for pools of flattened ones.
     columns
         Names of the entries of vectors.
+    keys
+        A character for each class, such as ``"ad"``; by default digits, then letters.
     review
         Whether a last look ends a batch, from which the person can go back; by default where more
         than one question is asked.
@@ -98,6 +100,7 @@ class WebOracle:
         question: str = "Which class is it?",
         image_shape: tuple[int, ...] | None = None,
         columns: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
         review: bool | None = None,
         port: int = 0,
         open_browser: bool = False,
@@ -113,6 +116,7 @@ class WebOracle:
             raise OptionError(f"image_shape must be a shape such as (28, 28), got {image_shape!r}")
         require_flask()
         self.log = AnswersLog(path, classes)
+        self.keys = check_keys(keys, self.log.names)
         self.kind, self.items, self.question, self.review = kind, items, question, review
         self._shape, self._columns = image_shape, columns
         self._port, self._open, self._stream = port, open_browser, stream
@@ -169,7 +173,7 @@ class WebOracle:
 
         kept = f"in {self.log.path.name}" if self.log.path else "by the program"
         words = {"title": "Labelling", "question": self.question, "kept": kept}
-        desk = Desk(self.log.names, show)
+        desk = Desk(self.log.names, show, self.keys)
         self._server = Server(desk, words, self._port)
         self._desk = desk
         stream = self._stream or sys.stderr

@@ -16,6 +16,8 @@ from likely.inference.errors import OptionError
 
 HOST = "127.0.0.1"
 _MOST_BYTES = 4096
+# How long an answer waits for the next question, in seconds.
+_SOON = 0.3
 
 
 def application(desk: Desk, token: str, words: dict[str, str]) -> Flask:
@@ -85,6 +87,7 @@ def application(desk: Desk, token: str, words: dict[str, str]) -> Flask:
             abort(400, str(error))
         except StaleError:
             return answer(409)
+        desk.settle(_SOON)
         return answer()
 
     def answer(status: int = 200) -> Response:

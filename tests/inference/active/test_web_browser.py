@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,102 +10,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from browser import SECONDS, Keys, Viewer, needs_browser
 from likely.inference.active import LabellingStopped, Queries, WebOracle
 
-webdriver = pytest.importorskip("selenium.webdriver")
-By = pytest.importorskip("selenium.webdriver.common.by").By
-Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER),
-    reason="needs Chromium and its driver (Debian: chromium, chromium-driver)",
-)
-SECONDS = 30.0
+pytestmark = needs_browser
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in ("--headless=new", "--disable-dev-shm-usage", f"--user-data-dir={profile}"):
-        options.add_argument(argument)
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium has none for root
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        yield browser
-    finally:
-        browser.quit()
-
-
-class Person:
-    """Looks at the page of an oracle that a program is asking, and types."""
+class Person(Viewer):
+    """Answers batches of queries, one after the other."""
 
     def __init__(self, browser: Any, oracle: WebOracle, *batches: Queries) -> None:
-        self.browser, self.oracle = browser, oracle
         self.labels: list[list[int]] = []
         self.stopped: list[int] | None = None
-        self._thread = threading.Thread(target=self._ask, args=(batches,), daemon=True)
-        self._thread.start()
-        self.until(lambda: oracle.url)
-        browser.set_window_size(1000, 800)
-        browser.get(oracle.url)
-        self.reach("asking")
+        super().__init__(browser, oracle, lambda: self._ask(oracle, batches))
 
-    def _ask(self, batches: tuple[Queries, ...]) -> None:
+    def _ask(self, oracle: WebOracle, batches: tuple[Queries, ...]) -> None:
         try:
             for batch in batches:
-                self.labels.append(self.oracle(batch).tolist())
+                self.labels.append(oracle(batch).tolist())
         except LabellingStopped as stopped:
             self.stopped = stopped.labels.tolist()
         finally:
-            self.oracle.close()
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        end = time.monotonic() + SECONDS
-        while not (found := condition()):
-            assert time.monotonic() < end, f"waited in vain; the page shows: {self.text}"
-            time.sleep(0.02)
-        return found
-
-    def reach(self, phase: str) -> None:
-        self.until(lambda: self.script("return document.body.dataset.phase") == phase)
-
-    def script(self, text: str, *values: Any) -> Any:
-        return self.browser.execute_script(text, *values)
-
-    @property
-    def text(self) -> str:
-        return str(self.browser.find_element(By.TAG_NAME, "body").text)
-
-    def sees(self, text: str) -> None:
-        self.until(lambda: text in self.text)
-
-    def find(self, selector: str) -> Any:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def types(self, *keys: str) -> None:
-        """Press keys one after the other, each when the page has taken the one before."""
-        for key in keys:
-            self.until(lambda: not self.script("return busy"))
-            webdriver.ActionChains(self.browser).send_keys(key).perform()
-        self.until(lambda: not self.script("return busy"))
-
-    def pressed(self) -> list[str]:
-        found = self.browser.find_elements(By.CSS_SELECTOR, "#classes [aria-pressed=true]")
-        return [button.text for button in found]
-
-    def end(self) -> None:
-        self._thread.join(SECONDS)
-        assert not self._thread.is_alive(), "the program still waits"
-        problems = [line["message"] for line in self.browser.get_log("browser")]
-        assert problems == []
+            oracle.close()
 
 
 def oracle_of(kind: str, classes: Any, **options: Any) -> WebOracle:
