@@ -119,3 +119,49 @@ class Checkpoint:
         check_belongs(found, self.about, self.folder)
         loaded: dict[str, Any] = state
         return loaded
+
+
+class Memory:
+    """What a search needs to go on where it was killed: kept now and then, read at its start.
+
+    Parameters
+    ----------
+    checkpoint
+        Where it lies.
+    every
+        Number of iterations between two savings.
+
+    Attributes
+    ----------
+    beside : callable
+        What the caller of the search wants kept along: its own tensors and plain values by name.
+    found : dict or None
+        What an earlier run left.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, every: int = 1) -> None:
+        self._checkpoint, self._every = checkpoint, every
+        self.beside: Callable[[], dict[str, Any]] = dict
+        self.found = checkpoint.load()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was found; torch's random numbers then go on from where they were."""
+        if self.found is not None:
+            first, *others = self.found["random"]
+            torch.set_rng_state(first)
+            if others:
+                torch.cuda.set_rng_state_all(others)
+        return self.found
+
+    def keep(self, iteration: int, state: Callable[[], dict[str, Any]]) -> None:
+        """Save the state before an iteration, if it is one whose turn it is."""
+        if self._checkpoint.folder is None or iteration == 0 or iteration % self._every:
+            return
+        random = [torch.get_rng_state()]
+        if torch.cuda.is_initialized():
+            random += torch.cuda.get_rng_state_all()
+        self._checkpoint.save({**self.beside(), **state(), "random": random})
+
+
+# Keeps nothing, and finds nothing.
+NOTHING = Memory(Checkpoint(None))

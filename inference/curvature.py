@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-# So few rows are taken in one vectorised pass.
+# Rows that are taken in one vectorised pass: more of them need memory and are no faster.
 _BATCHED = 16
 
 
@@ -19,7 +19,7 @@ def hessian(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
     with torch.enable_grad():
         value = function(x)
         (gradient,) = torch.autograd.grad(value, x, create_graph=True)
-        rows = _batched(gradient, x) if x.numel() <= _BATCHED else None
+        rows = _batched(gradient, x)
         if rows is None:
             rows = torch.stack([_row(component, x) for component in gradient.unbind()])
     matrix = rows.detach()
@@ -34,19 +34,20 @@ def _row(component: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def _batched(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
-    """All rows at once, or None where an operation cannot be vectorised."""
+    """All rows, many at once, or None where an operation cannot be vectorised."""
     if not gradient.requires_grad:
         return None
     directions = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a slow fallback of torch's is no gain
-            (rows,) = torch.autograd.grad(
-                gradient, x, directions, retain_graph=True, is_grads_batched=True
-            )
+            parts = [
+                torch.autograd.grad(gradient, x, some, retain_graph=True, is_grads_batched=True)[0]
+                for some in directions.split(_BATCHED)
+            ]
     except (RuntimeError, NotImplementedError, Warning):
         return None
-    return rows
+    return torch.cat(parts)
 
 
 # Most coordinates for which a Hessian is worth its rows.

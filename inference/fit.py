@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from likely.inference.information import Information
 
 # Engines whose result is a point; the others bring draws from a posterior.
-POINT_ENGINES = frozenset({"mle", "map", "em", "policy_gradient"})
+POINT_ENGINES = frozenset(
+    {"mle", "map", "em", "policy_gradient", "gail", "airl", "distribution_matching", "rlhf"}
+)
 
 
 @dataclass(eq=False)

@@ -20,7 +20,6 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 _WRAPPERS = (torch.distributions.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
 
@@ -199,10 +198,18 @@ class ReplaceParameters(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         # Attributes (requires_grad, shape, ...) are asked of the parameter itself: pyro.module
-        # registers by them. Searching the arguments of every operation takes longer than most
-        # operations, so it waits until there is something to replace.
+        # registers by them. The arguments of every operation are searched, by hand, as torch's
+        # own search takes longer than most operations.
         if self.replacements and getattr(func, "__name__", "") != "__get__":
-            args, kwargs = tree_map_only(
-                torch.nn.Parameter, lambda p: self.replacements.get(id(p), p), (args, kwargs)
-            )
+            args, kwargs = self._replaced(args), self._replaced(kwargs)
         return func(*args, **kwargs)
+
+    def _replaced(self, value: Any) -> Any:
+        if isinstance(value, torch.nn.Parameter):
+            return self.replacements.get(id(value), value)
+        kind = type(value)
+        if kind is tuple or kind is list:
+            return kind([self._replaced(item) for item in value])
+        if kind is dict:
+            return {key: self._replaced(item) for key, item in value.items()}
+        return value

@@ -227,17 +227,12 @@ def standard_errors(
     with program.session(settings.seed):
         own = _declared(program, fit.point(), settings)
         if own is not None:
+            _warn_of_boundary([name for name, error in own.items() if bool(error.isnan().any())])
             return own
         charts = Charts(program, fit.point())
         matrix, _ = _information(charts, settings)
         at_edge = [name for name, mask in charts.boundary.items() if bool(mask.any())]
-        if at_edge:
-            warnings.warn(
-                f"standard errors are not defined on the boundary of the support: "
-                f"{', '.join(map(repr, at_edge))} have elements there, given as nan",
-                BoundaryWarning,
-                stacklevel=3,
-            )
+        _warn_of_boundary(at_edge)
         sites = flat_sites(matrix, charts.slices) if charts.size else []
         if sites:
             warnings.warn(
@@ -257,6 +252,16 @@ def standard_errors(
                 charts.boundary[name], torch.full_like(value, float("nan")), errors[name]
             )
         return errors
+
+
+def _warn_of_boundary(sites: list[str]) -> None:
+    if sites:
+        warnings.warn(
+            f"standard errors are not defined on the boundary of the support: "
+            f"{', '.join(map(repr, sites))} have elements there, given as nan",
+            BoundaryWarning,
+            stacklevel=4,
+        )
 
 
 def _declared(

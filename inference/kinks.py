@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from pyro.distributions import Laplace, constraints
 
+from likely.inference.checkpoints import NOTHING, Memory
 from likely.inference.coordinates import Coordinates
 from likely.inference.engines.boundary import base_constraint
 from likely.inference.handlers import base_distribution
@@ -127,6 +128,7 @@ def minimise_with_kinks(
     tol: float,
     step: Callable[[float, torch.Tensor], bool] = lambda value, x: False,
     curvature: Curvature | None = None,
+    memory: Memory = NOTHING,
 ) -> Minimum:
     """Minimise by the proximal Newton method where there are kinks, else as `minimise` does.
 
@@ -149,12 +151,22 @@ def minimise_with_kinks(
         ``step(value, x)`` is told of every accepted point, the start first; ``True`` stops.
     curvature : callable, optional
         Maps a point [n] to the Hessian [n, n] of the smooth part, or ``None`` if it cannot.
+    memory : Memory
+        As in `minimise`; a search with kinks starts again.
     """
     found = kinks(start) if callable(kinks) else kinks
     if found is not None and curvature is None:
         return _proximal_gradient(function, start, found, max_iter, tol, step)
     if found is None or curvature is None:
-        end = minimise(function, start, max_iter=max_iter, tol=tol, step=step, curvature=curvature)
+        end = minimise(
+            function,
+            start,
+            max_iter=max_iter,
+            tol=tol,
+            step=step,
+            curvature=curvature,
+            memory=memory,
+        )
         blind = end.matrix is not None and bool((end.matrix.diagonal() == 0).any())
         if (end.converged and not blind) or end.stopped or end.blocked or end.n_iter >= max_iter:
             return end

@@ -92,6 +92,11 @@ class Monitor:
             return True
         return False
 
+    def resume(self, objectives: list[float]) -> None:
+        """Go on after these objectives of a run before."""
+        self.objectives[:] = objectives
+        self._bar.update(max(len(objectives) - 1, 0))
+
     def step(self, objective: float, params: Callable[[], dict[str, torch.Tensor]]) -> bool:
         """Record one iteration; whether the run must stop."""
         iteration = len(self.objectives)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 
-from likely.inference.curvature import MOST_ROWS
+from likely.inference.checkpoints import NOTHING, Memory
+from likely.inference.evaluations import Cached, Evaluation, Moments
 
-Evaluation = tuple[float, torch.Tensor]
 OptimizerFactory = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 
 # A gradient this small, relative to the objective, is zero to rounding.
@@ -48,38 +50,6 @@ class Minimum:
 Curvature = Callable[[torch.Tensor], torch.Tensor | None]
 
 
-class _Cached:
-    """Remembers the latest evaluations, and answers for points where the function overflows.
-
-    torch's L-BFGS asks again for the point it accepted, and its line search cannot interpolate
-    through an infinity: beyond the domain it is shown a bowl around the last good point, so it
-    steps back.
-    """
-
-    def __init__(self, function: Callable[[torch.Tensor], Evaluation]) -> None:
-        self._function = function
-        self._seen: list[tuple[torch.Tensor, Evaluation]] = []
-        self.anchor: tuple[torch.Tensor, float] | None = None
-        self.blocked = False
-
-    def __call__(self, x: torch.Tensor) -> Evaluation:
-        for point, result in reversed(self._seen):
-            if torch.equal(point, x):
-                return result
-        value, gradient = self._function(x)
-        finite = value == value and abs(value) != float("inf")
-        if self.anchor is not None and not (finite and bool(torch.isfinite(gradient).all())):
-            self.blocked = True
-            base, height = self.anchor
-            away = x - base
-            steepness = (1.0 + abs(height)) / float(away.square().sum().clamp_min(1e-300))
-            value = height + 1.0 + abs(height)
-            gradient = 2.0 * steepness * away
-        result = value, gradient
-        self._seen = [*self._seen[-7:], (x.clone(), result)]
-        return result
-
-
 def minimise(
     function: Callable[[torch.Tensor], Evaluation],
     start: torch.Tensor,
@@ -90,6 +60,7 @@ def minimise(
     curvature: Curvature | None = None,
     newton_iter: int | None = None,
     history_size: int = 20,
+    memory: Memory = NOTHING,
 ) -> Minimum:
     """Minimise by L-BFGS with a strong Wolfe line search (torch's), checked by Newton's method.
 
@@ -115,8 +86,11 @@ def minimise(
         Most Newton steps; by default what is left of ``max_iter``.
     history_size : int
         Curvature pairs kept.
+    memory : Memory
+        Keeps the state of L-BFGS, and may hold one to go on from.
     """
-    found = _lbfgs(function, start, max_iter, tol, step, history_size, curvature is not None)
+    checked = curvature is not None
+    found = _lbfgs(function, start, max_iter, tol, step, history_size, checked, memory)
     last = max_iter if newton_iter is None else found.n_iter + newton_iter
     done = found.stopped or found.n_iter >= last or found.x.numel() == 0
     if curvature is None or done:
@@ -136,9 +110,10 @@ def _lbfgs(
     step: Callable[[float, torch.Tensor], bool],
     history_size: int,
     checked: bool,
+    memory: Memory,
 ) -> Minimum:
     """L-BFGS alone; a search whose end is checked afterwards may stop one iteration sooner."""
-    cached = _Cached(function)
+    cached = Cached(function)
     enough = tol
     if checked:
         # The check asks no more. Newton's last steps are cheaper where a Hessian has few rows.
@@ -160,14 +135,20 @@ def _lbfgs(
         x.grad = gradient
         return value
 
+    saved = memory.load()
+    if saved is not None:
+        x.data.copy_(saved["x"])
+        optimizer.load_state_dict(saved["optimizer"])
     value, gradient = cached(x.detach())
     cached.anchor = (x.detach().clone(), value)
-    if step(value, x.detach()):
+    if saved is None and step(value, x.detach()):
         return Minimum(x.detach(), value, False, 0, stopped=True)
     if x.numel() == 0:
         return Minimum(x.detach(), value, True, 0)
-    still, stalls = 0, 0
-    for iteration in range(1, max_iter + 1):
+    first, still, stalls, cached.blocked = (1, 0, 0, False) if saved is None else saved["counts"]
+    for iteration in range(first, max_iter + 1):
+        counts = [iteration, still, stalls, cached.blocked]
+        memory.keep(iteration, partial(_kept, x=x, optimizer=optimizer, counts=counts))
         if float(gradient.abs().max()) <= _GRADIENT_FLOOR * max(1.0, abs(value)):
             return Minimum(x.detach(), value, True, iteration - 1)
         optimizer.step(closure)
@@ -194,6 +175,11 @@ def _lbfgs(
         if still >= (1 if checked else 2) and _is_flat(value, gradient):
             return Minimum(x.detach(), value, True, iteration, gradient=gradient)
     return Minimum(x.detach(), value, False, max_iter, cached.blocked)
+
+
+def _kept(x: torch.Tensor, optimizer: torch.optim.Optimizer, **more: Any) -> dict[str, Any]:
+    """The state of a search that steps by an optimiser of torch's."""
+    return {"x": x.detach().clone(), "optimizer": optimizer.state_dict(), **more}
 
 
 def _newton(
@@ -309,6 +295,7 @@ def descend(
     tol: float,
     step: Callable[[float, torch.Tensor], bool] = lambda value, x: False,
     stochastic: bool = False,
+    memory: Memory = NOTHING,
 ) -> Minimum:
     """Minimise with any torch optimiser; gradients may be noisy.
 
@@ -332,16 +319,27 @@ def descend(
         Told of every point; ``True`` stops.
     stochastic : bool
         Whether values and gradients are noisy.
+    memory : Memory
+        Keeps the state of the search, and may hold one to go on from.
     """
     x = start.detach().clone().requires_grad_(True)
     stepper = optimizer([x])
-    moments = _Moments(x.numel())
+    moments = Moments(x.numel())
     schedule = torch.optim.lr_scheduler.LambdaLR(
         stepper, (lambda i: max(1.0 - i / max_iter, 0.0)) if stochastic else (lambda i: 1.0)
     )
     total, count = torch.zeros_like(x.data), 0
     values: list[float] = []
-    for iteration in range(max_iter + 1):
+    saved = memory.load()
+    if saved is not None:
+        x.data.copy_(saved["x"])
+        stepper.load_state_dict(saved["optimizer"])
+        schedule.last_epoch = len(saved["values"])
+        total, count, values = saved["total"], saved["count"], saved["values"]
+        moments.restore(saved["moments"])
+    for iteration in range(len(values), max_iter + 1):
+        along = {"total": total, "count": count, "values": values, "moments": moments.state()}
+        memory.keep(iteration, partial(_kept, x=x, optimizer=stepper, **along))
         value, gradient = function(x.detach())
         values.append(value)
         if step(value, x.detach()):
@@ -362,29 +360,6 @@ def descend(
     if not stochastic:
         return Minimum(x.detach(), value, False, max_iter)
     return Minimum(total / count, value, settled(values), max_iter, scatter=moments.covariance())
-
-
-class _Moments:
-    """Running covariance of vectors, its diagonal only where they are long."""
-
-    def __init__(self, size: int) -> None:
-        self._square = size <= MOST_ROWS
-        self._count = 0
-        self._first: torch.Tensor | float = 0.0
-        self._second: torch.Tensor | float = 0.0
-
-    def add(self, vector: torch.Tensor) -> None:
-        self._count += 1
-        self._first = self._first + vector
-        self._second = self._second + (torch.outer(vector, vector) if self._square else vector**2)
-
-    def covariance(self) -> torch.Tensor | None:
-        """Covariance [n, n], or variances [n]; ``None`` of fewer than two vectors."""
-        if self._count < 2:
-            return None
-        mean = torch.as_tensor(self._first) / self._count
-        product = torch.outer(mean, mean) if self._square else mean**2
-        return torch.as_tensor(self._second) / self._count - product
 
 
 def settled(values: Sequence[float]) -> bool:

@@ -351,10 +351,15 @@ class Program:
     # -- densities ---------------------------------------------------------------------------
 
     def density(
-        self, values: Values, *, unconstrained: bool = False, indices: Values | None = None
+        self,
+        values: Values,
+        *,
+        unconstrained: bool = False,
+        indices: Values | None = None,
+        priors: bool = True,
     ) -> Density:
-        """Log-likelihood (latents summed out), log-prior and log-Jacobian at ``values``."""
-        run = self.run(values, unconstrained=unconstrained, indices=indices)
+        """Log-likelihood (latents summed out), log-prior (if ``priors``) and log-Jacobian."""
+        run = self.run(values, unconstrained=unconstrained, indices=indices, priors=priors)
         likelihood = [f.total() for f in run.direct if f.role == "observed"]
         prior = [f.total() for f in run.direct if f.role == "unknown"]
         if run.enumerated:
@@ -378,11 +383,7 @@ class Program:
             return self.density(values, unconstrained=unconstrained).log_prior
 
     def hook(self, name: str) -> Any:
-        """An optional method or mapping of the user's program (``initial``, ``dims``, ...).
-
-        An attribute of that name which is something else, a module's own sample site ``initial``
-        for one, is not a hook: ``None``.
-        """
+        """An optional method or mapping of the user's program; a site of that name is none."""
         if isinstance(self.source, torch.nn.Module) and not hasattr(type(self.source), name):
             return None
         found = getattr(self.source, name, None)

@@ -260,7 +260,12 @@ class Sharded(Streamed):
     # -- what is added over parts --------------------------------------------------------------
 
     def density(
-        self, values: Values, *, unconstrained: bool = False, indices: Values | None = None
+        self,
+        values: Values,
+        *,
+        unconstrained: bool = False,
+        indices: Values | None = None,
+        priors: bool = True,
     ) -> Density:
         """Log-densities of all parts; differentiable once, and no part's graph is kept."""
         # A guide draws more than the unknowns.

@@ -154,12 +154,17 @@ class Streamed(Program):
         self._iterator = None
 
     def density(
-        self, values: Values, *, unconstrained: bool = False, indices: Values | None = None
+        self,
+        values: Values,
+        *,
+        unconstrained: bool = False,
+        indices: Values | None = None,
+        priors: bool = True,
     ) -> Density:
         """Log-densities of one pass over the loader."""
         likelihood, last = self.zero, None
         for part, _ in self.parts():
-            last = part.density(values, unconstrained=unconstrained, indices=indices)
+            last = part.density(values, unconstrained=unconstrained, indices=indices, priors=priors)
             likelihood = likelihood + last.log_likelihood
         if last is None:
             raise ProgramError("the DataLoader brings no batch in a later epoch")

@@ -56,6 +56,11 @@ class Batches:
     size : int
         Observations in a batch.
 
+    Attributes
+    ----------
+    order : Tensor
+        Indices of the epoch that are still to come.
+
     Raises
     ------
     ProgramError
@@ -84,7 +89,7 @@ class Batches:
                 f"got {size}"
             )
         self._program, self._size, self._device = program, size, program.device
-        self._order = torch.empty(0, dtype=torch.long)
+        self.order = torch.empty(0, dtype=torch.long)
         self._try(program)
 
     def _try(self, program: Program) -> None:
@@ -103,12 +108,12 @@ class Batches:
 
     def draw(self) -> dict[str, torch.Tensor]:
         """Indices of the next batch, by plate."""
-        if len(self._order) < self._size:
+        if len(self.order) < self._size:
             # The rest of an epoch joins the next one, so that batches keep their size.
             fresh = torch.randperm(self._total)
-            fresh = fresh[~torch.isin(fresh, self._order)]
-            self._order = torch.cat([self._order, fresh])
-        batch, self._order = self._order[: self._size], self._order[self._size :]
+            fresh = fresh[~torch.isin(fresh, self.order)]
+            self.order = torch.cat([self.order, fresh])
+        batch, self.order = self.order[: self._size], self.order[self._size :]
         return {self.plate: batch.to(self._device) if self._device is not None else batch}
 
     def batch(self) -> Batch:

@@ -83,21 +83,23 @@ class Drift:
     optimizer : PyroOptim
         Judged only if it is of Adam's family, whose steps have the length of the learning rate
         wherever gradients agree.
+
+    Attributes
+    ----------
+    travelled : tuple
+        Where the parameters were when the last quarter began, and the length of all steps since.
     """
 
     def __init__(self, total: int, optimizer: PyroOptim) -> None:
         self._first, self._optimizer = (3 * total) // 4, optimizer
-        self._from: dict[str, torch.Tensor] | None = None
-        self._reach = 0.0
+        self.travelled: tuple[dict[str, torch.Tensor] | None, float] = (None, 0.0)
 
     def step(self, iteration: int) -> None:
         """Note one step, after it was taken."""
         if iteration < self._first:
             return
-        if self._from is None:
-            self._from = _positions()
-        else:
-            self._reach += self._rate()
+        since, reach = self.travelled
+        self.travelled = (_positions(), 0.0) if since is None else (since, reach + self._rate())
 
     def _rate(self) -> float:
         groups = [
@@ -114,12 +116,13 @@ class Drift:
 
         Among thousands some go far by chance: one in a thousand is left aside.
         """
-        if self._from is None or not self._reach:
+        since, reach = self.travelled
+        if since is None or not reach:
             return 1.0
         now = _positions()
-        moved = [(now[name] - value).abs().reshape(-1) for name, value in self._from.items()]
+        moved = [(now[name] - value).abs().reshape(-1) for name, value in since.items()]
         every = torch.cat(moved) if moved else torch.zeros(1)
-        return float(every.topk(1 + len(every) // 1000).values[-1]) / self._reach
+        return float(every.topk(1 + len(every) // 1000).values[-1]) / reach
 
 
 def _positions() -> dict[str, torch.Tensor]:

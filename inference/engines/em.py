@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -11,12 +12,12 @@ import torch
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.curvature import curvature_of
 from likely.inference.engines import parts
-from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.boundary import is_near, on_boundary, snap
 from likely.inference.engines.checks import check_bool, check_choice, check_int
 from likely.inference.engines.expectation import Expectation, candidate_tables
 from likely.inference.engines.maximisation import m_step
 from likely.inference.engines.result import Found, Result
+from likely.inference.engines.resuming import ResumableOptions
 from likely.inference.engines.sanity import (
     check_bounded,
     flat_unknowns,
@@ -36,7 +37,7 @@ _ROUNDING = 64.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class EM(SearchOptions):
+class EM(ResumableOptions):
     """Expectation–maximisation for any program with discrete latents (Dempster et al. 1977).
 
     The E-step is derived from the program (Fisher's identity on the enumerated density). The M-step
@@ -180,8 +181,15 @@ class EM(SearchOptions):
         first: Expectation | None = start if tables == candidates else None
         del start
         converged = False
+        memory = self.memory(program, values)
+        saved = memory.load()
         with self.monitor(attempt) as monitor:
-            for iteration in range(self.max_iter + 1):
+            if saved is not None:
+                monitor.resume(saved["history"])
+                values, first = saved["values"], None
+            for iteration in range(len(monitor.objectives), self.max_iter + 1):
+                kept = {"values": values, "history": monitor.objectives}
+                memory.keep(iteration, partial(dict, kept))
                 expected = first or parts.expect(program, values, tables, **options)
                 first = None
                 objective = expected.objective(self._with_prior)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,23 +10,31 @@ from typing import Any, ClassVar
 
 import torch
 
+from likely.inference.checkpoints import Memory
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.curvature import curvature_of
 from likely.inference.engines import parts
-from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.batches import Batch, Batches, Source, Stream
 from likely.inference.engines.boundary import snap
 from likely.inference.engines.checks import check_choice, check_int
 from likely.inference.engines.maximisation import em_steps
 from likely.inference.engines.result import Found, Result
+from likely.inference.engines.resuming import ResumableOptions
 from likely.inference.engines.sanity import (
+    Endless,
     check_bounded,
     flat_unknowns,
     flatness,
+    rising_unknowns,
     warn_of_boundary,
 )
 from likely.inference.engines.stochastic import check_factory, search
-from likely.inference.errors import NonFiniteError, OptionError, ProgramError
+from likely.inference.errors import (
+    DegenerateWarning,
+    NonFiniteError,
+    OptionError,
+    ProgramError,
+)
 from likely.inference.kinks import find_kinks, minimise_with_kinks
 from likely.inference.optimise import Evaluation, Minimum, OptimizerFactory
 from likely.inference.passes import curvature_by_parts
@@ -40,9 +49,13 @@ def value_and_gradient(
     objective: Callable[[Density], torch.Tensor],
     x: torch.Tensor,
     indices: Values | None = None,
+    priors: bool = True,
 ) -> Evaluation:
-    """Negative objective and its gradient at a flat unconstrained point [n]."""
-    density = partial(program.density, unconstrained=True, indices=indices)
+    """Negative objective and its gradient at a flat unconstrained point [n].
+
+    An objective without the log-prior needs no ``priors``.
+    """
+    density = partial(program.density, unconstrained=True, indices=indices, priors=priors)
     return evaluate(density, coordinates, objective, x)
 
 
@@ -63,7 +76,7 @@ def evaluate(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointOptions(SearchOptions):
+class PointOptions(ResumableOptions):
     """Options of `MLE` and `MAP`.
 
     Parameters
@@ -140,6 +153,9 @@ class PointEngine(PointOptions):
         flat = [name for name in found.extra["flat"] if name not in edges]
         if flat:
             found = replace(found, converged=False)
+        hook = None if self.with_prior else program.hook("left_open")
+        for sentence in hook(values, *program.args, **program.kwargs) if hook is not None else ():
+            warnings.warn(f"{self.name}: {sentence}", DegenerateWarning, stacklevel=3)
         return Result.from_found(found, params=values, reason=flatness(flat, self.name))
 
     def _total(self, density: Density) -> torch.Tensor:
@@ -154,21 +170,32 @@ class PointEngine(PointOptions):
         readable = program if shards is None else shards.head
         if self.em_steps and program.sites.hidden and whole:
             values = self._by_em(program, coordinates, values)
+        memory = self.memory(program, values)
         start = coordinates.unconstrain(values)
+
+        def total(values: Values) -> torch.Tensor:
+            return self._total(program.density(values))
+
         with self.monitor(attempt) as monitor:
             position = [start]
-            endless = Endless(program, lambda v: self._total(program.density(v)))
-            rising: list[str] = []
+            endless, rising = Endless(program, total), list[str]()
+            memory.beside = lambda: {"history": monitor.objectives, "endless": endless.seen}
+            if memory.found is not None:
+                monitor.resume(memory.found["history"])
+                endless.seen = memory.found["endless"]
 
             def step(value: float, x: torch.Tensor) -> bool:
                 require_finite(value, "the log-density", len(monitor.objectives))
                 # A copy: what the search moves on with is the same tensor.
                 position[0] = here = x.clone()
                 with torch.no_grad():
-                    check_bounded(program, coordinates.constrain(here), self.name)
-                if shards is None:
-                    return monitor.step(-value, lambda: coordinates.constrain(here))
-                return parts.stops(program, monitor, -value, coordinates.constrain(here))
+                    values = coordinates.constrain(here)
+                check_bounded(program, values, self.name)
+                if shards is not None:
+                    return parts.stops(program, monitor, -value, values)
+                if whole:
+                    rising[:] = endless.sites(values, -value)
+                return monitor.step(-value, lambda: values) or bool(rising)
 
             def loss(x: torch.Tensor) -> torch.Tensor:
                 return -self._total(program.density(coordinates.split(x), unconstrained=True))
@@ -176,7 +203,9 @@ class PointEngine(PointOptions):
             converged, n_iter, blocked, matrix = False, 0, False, None
             if whole and self.optimizer == "lbfgs":
                 best = minimise_with_kinks(
-                    lambda x: value_and_gradient(program, coordinates, self._total, x),
+                    lambda x: value_and_gradient(
+                        program, coordinates, self._total, x, priors=self.with_prior
+                    ),
                     start,
                     lambda x: find_kinks(readable, coordinates, x) if self.with_prior else None,
                     max_iter=self.max_iter,
@@ -185,9 +214,10 @@ class PointEngine(PointOptions):
                     curvature=curvature_of(loss, coordinates.size)
                     if shards is None
                     else curvature_by_parts(shards, coordinates, self._total),
+                    memory=memory,
                 )
             else:
-                best = self._descend(program, coordinates, start, step)
+                best = self._descend(program, coordinates, start, step, memory)
             position[0], converged, matrix = best.x, best.converged, best.matrix
             n_iter, blocked = best.n_iter, best.blocked
         if blocked and not converged:
@@ -206,7 +236,11 @@ class PointEngine(PointOptions):
                 monitor.objectives[-1] if whole else float(self._total(program.density(values)))
             )
         require_finite(objective, "the log-density", n_iter)
-        flat = [] if matrix is None else flat_unknowns(coordinates, loss, position[0], matrix)
+        flat = rising
+        if matrix is not None and not flat:
+            flat = flat_unknowns(coordinates, loss, position[0], matrix)
+        if not flat and not isinstance(program, Streamed):
+            flat = rising_unknowns(program, values, total)
         return Found(
             values,
             objective,
@@ -240,6 +274,7 @@ class PointEngine(PointOptions):
         coordinates: Coordinates,
         start: torch.Tensor,
         step: Callable[[float, torch.Tensor], bool],
+        memory: Memory,
     ) -> Minimum:
         source: Source | None = None
         if isinstance(program, Streamed) and not isinstance(program, Sharded):
@@ -260,4 +295,5 @@ class PointEngine(PointOptions):
             max_iter=self.max_iter,
             tol=self.tol,
             step=step,
+            memory=memory,
         )

@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from likely.inference.coordinates import Coordinates
 from likely.inference.engines.boundary import base_constraint, bounds
-from likely.inference.errors import BoundaryWarning, NonFiniteError
+from likely.inference.errors import BoundaryWarning, NonFiniteError, ProgramError
 from likely.inference.program import Program, Values
 
 # A positive value this near to zero is on its way to log 0.
@@ -23,6 +23,10 @@ _RISE = 0.05
 _MOST = 16
 # A value on the real line has to be at least as far out as this to be on its way to infinity.
 _FAR = 5.0
+# As good as infinity, and what is not worth going there for, nats.
+_INFINITY, _NOTHING = 1e15, 0.1
+# Farther out by so much, another look is worth its time.
+_OUTWARD = 1.25
 
 
 def check_bounded(program: Program, values: Values, engine: str) -> None:
@@ -77,11 +81,11 @@ def flat_unknowns(
     untouched = curve.abs() == 0
     wide = (curve > 0) & (spread > _WIDE * x.abs().clamp_min(1.0))
     flat = untouched.clone()
-    if not bool(wide.any()):
-        return [name for name, own in coordinates.slices.items() if bool(flat[own].any())]
+    # At a kink there is no curvature either.
+    spread = torch.where(untouched, x.abs().clamp_min(1.0), spread)
     with torch.no_grad():
-        here = float(loss(x))
-        for index in torch.nonzero(wide)[:_MOST, 0].tolist():
+        here = float(loss(x)) if bool((untouched | wide).any()) else 0.0
+        for index in torch.nonzero(untouched | wide)[:_MOST, 0].tolist():
             move = torch.zeros_like(x)
             move[index] = spread[index]
             sides = [float(loss(x + move)), float(loss(x - move))]
@@ -130,13 +134,7 @@ def rising_unknowns(
         Sites whose best value lies at infinity (separable data). One evaluation for each that is
         far enough out.
     """
-    far = {
-        name: value
-        for name, value in values.items()
-        if program.sites.unknowns[name].static
-        and base_constraint(program.sites.unknowns[name].support) is constraints.real
-        and bool((value.abs() > _FAR).any())
-    }
+    far = _far(program, values)
     if not far:
         return []
     with torch.no_grad():
@@ -146,3 +144,59 @@ def rising_unknowns(
             for name, value in far.items()
             if bool(objective({**values, name: 2 * value}) >= here)
         ]
+
+
+def _far(program: Program, values: Values) -> dict[str, torch.Tensor]:
+    """Values of the sites on the real line that are far out."""
+    return {
+        name: value
+        for name, value in values.items()
+        if program.sites.unknowns[name].static
+        and base_constraint(program.sites.unknowns[name].support) is constraints.real
+        and bool((value.abs() > _FAR).any())
+    }
+
+
+class Endless:
+    """Tells on the way that a search has no end: all that is left to gain lies at infinity.
+
+    Looked at when steps gain next to nothing, and again each time that the values on the real line
+    are a quarter farther out, which is one evaluation.
+
+    Parameters
+    ----------
+    program : Program
+    objective : callable
+        Maps constrained values to what is maximised.
+
+    Attributes
+    ----------
+    seen : tuple of float
+        How far out values were at the last look, and the last height.
+    """
+
+    def __init__(self, program: Program, objective: Callable[[Values], torch.Tensor]) -> None:
+        self._program, self._objective = program, objective
+        self.seen = (0.0, float("-inf"))
+
+    def sites(self, values: Values, height: float) -> list[str]:
+        """Sites that are best at infinity, where that gains next to nothing over ``height``.
+
+        An optimum has lower values all around, and as far out as this the lowest of all. Data that
+        can be told apart exactly have none: the log-likelihood rises to its limit for ever.
+        """
+        seen, before = self.seen
+        self.seen = (seen, height)
+        far = _far(self._program, values) if 0.0 <= height - before <= _NOTHING else {}
+        reach = max((float(value.abs().max()) for value in far.values()), default=0.0)
+        if not far or reach < _OUTWARD * seen:
+            return []
+        self.seen = (reach, height)
+        try:
+            with torch.no_grad():
+                moved = {name: _INFINITY * value for name, value in far.items()}
+                gain = float(self._objective({**values, **moved})) - height
+        except ProgramError:
+            # A program need not stand such values.
+            return []
+        return list(far) if 0.0 <= gain <= _NOTHING else []

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from likely.inference.engines.batches import Batch, Source
+from likely.inference.checkpoints import NOTHING, Memory
+from likely.inference.engines.batches import Batch, Batches, Source
 from likely.inference.errors import OptionError
 from likely.inference.optimise import Evaluation, Minimum, OptimizerFactory, descend
 from likely.inference.polish import polish
@@ -42,6 +43,7 @@ def search(
     max_iter: int,
     tol: float,
     step: Callable[[float, torch.Tensor], bool],
+    memory: Memory = NOTHING,
 ) -> Minimum:
     """Minimise with a torch optimiser on mini-batches, or on all data where there is no source.
 
@@ -55,7 +57,7 @@ def search(
     start : Tensor, [n]
     optimizer : str or callable
         ``"sgd"``, a callable that makes a torch optimiser, or Adam.
-    max_iter, tol, step
+    max_iter, tol, step, memory
         As in `likely.inference.optimise.descend`.
 
     Raises
@@ -63,13 +65,11 @@ def search(
     OptionError
         If ``optimizer`` makes no torch optimiser, or one that needs a closure.
     """
-    epochs, fractions = 0.0, []
+    fractions: list[float] = []
 
     def noisy(x: torch.Tensor) -> Evaluation:
-        nonlocal epochs
         batch = source.batch() if source is not None else None
         if batch is not None:
-            epochs += batch.fraction
             fractions.append(batch.fraction)
         return evaluate(batch, x)
 
@@ -89,6 +89,8 @@ def search(
         factory = partial(torch.optim.Adam, lr=_ADAM_STEP)
     else:
         factory = optimizer
+    if isinstance(source, Batches):
+        _remember(source, fractions, memory)
     found = descend(
         noisy,
         start,
@@ -97,11 +99,21 @@ def search(
         tol=tol,
         step=step,
         stochastic=source is not None,
+        memory=memory,
     )
-    passes = int(epochs / _EPOCHS)
+    passes = int(sum(fractions) / _EPOCHS)
     if source is None or found.stopped or passes < 1:
         return found
     return polish(whole, found, sum(fractions) / len(fractions), passes, tol)
+
+
+def _remember(batches: Batches, fractions: list[float], memory: Memory) -> None:
+    """Keep which rows are still to come along with the state, and go on with those found."""
+    own = memory.beside
+    memory.beside = lambda: {**own(), "order": batches.order, "fractions": fractions}
+    if memory.found is not None:
+        batches.order = memory.found["order"]
+        fractions[:] = memory.found["fractions"]
 
 
 def _checked(factory: OptimizerFactory) -> OptimizerFactory:

@@ -13,7 +13,6 @@ from pyro.optim import PyroOptim
 
 from likely.inference.coordinates import Coordinates, require_finite
 from likely.inference.engines import parts
-from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.batches import Batches
 from likely.inference.engines.checks import check_choice, check_int, check_positive
 from likely.inference.engines.elbo import Drift, elbo, has_settled
@@ -34,6 +33,8 @@ from likely.inference.engines.lockstep import (
 )
 from likely.inference.engines.parameters import Copies
 from likely.inference.engines.result import Found, Result, posterior_mean
+from likely.inference.engines.resuming import ResumableOptions
+from likely.inference.engines.variational_state import VariationalState
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.handlers import set_seed
 from likely.inference.program import PROGRAM_FAULTS, Program
@@ -46,7 +47,7 @@ _HOLD, _DECAY = 0.25, 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
-class SVI(SearchOptions):
+class SVI(ResumableOptions):
     """A variational posterior by stochastic gradients of the ELBO (Hoffman et al. 2013).
 
     Pyro's guides and optimisers; discrete latents are summed out of the ELBO exactly, so a guide
@@ -163,6 +164,7 @@ class SVI(SearchOptions):
         pyro.get_param_store().clear()
         with unmoved(program)():
             values = parts.start(program, coordinates, self.start_values(program), attempt)
+            memory = self.memory(program, values)
         inside = coordinates.constrain(coordinates.unconstrain(values, edge=3.0))
         own = Copies.of_program(program, inside)
         batches = Batches(program, self.batch_size) if self.batch_size is not None else None
@@ -188,7 +190,10 @@ class SVI(SearchOptions):
         stepper = infer.SVI(None, None, optimizer, loss, loss_and_grads=loss)
         drift = Drift(self.max_iter, optimizer)
         with self.monitor(attempt) as monitor:
-            for iteration in range(self.max_iter):
+            run = VariationalState(guide, optimizer, drift, batches, monitor)
+            run.restore(memory, self._rate if self.optimizer is None else None)
+            for iteration in range(len(monitor.objectives), self.max_iter):
+                memory.keep(iteration, run.state)
                 if self.optimizer is None:
                     self._slow_down(optimizer, iteration)
                 try:
@@ -222,10 +227,13 @@ class SVI(SearchOptions):
 
     def _slow_down(self, optimizer: PyroOptim, iteration: int) -> None:
         """Set the step size of the coming step."""
-        over = max((iteration / self.max_iter - _HOLD) / (1.0 - _HOLD), 0.0)
         for stepper in optimizer.optim_objs.values():
             for group in stepper.param_groups:
-                group["lr"] = self.learning_rate * _DECAY**over
+                group["lr"] = self._rate(iteration)
+
+    def _rate(self, iteration: int) -> float:
+        over = max((iteration / self.max_iter - _HOLD) / (1.0 - _HOLD), 0.0)
+        return self.learning_rate * _DECAY**over
 
     @staticmethod
     def _blame(error: Exception, iteration: int, plate: str | None) -> Exception:

@@ -189,8 +189,9 @@ def test_a_fit_from_a_loader_is_a_fit(full, tmp_path):
     assert fit.predict(X[:7], draws=5)["y"].shape == (1, 5, 7)
     with pytest.raises(FitError, match="keeps no observations"):
         fit.predict()
-    warm = MLE(max_iter=100, init=fit).fit(LogisticRegression(), X, Y)
-    assert warm.n_iter < full.n_iter
+    far = {"intercept": 0.0, "coefficients": torch.zeros(3)}
+    cold, warm = (MLE(init=start).fit(LogisticRegression(), X, Y) for start in (far, fit))
+    assert warm.n_iter < cold.n_iter
 
 
 def test_a_loader_leaves_the_random_state_alone():

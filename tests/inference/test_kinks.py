@@ -12,10 +12,11 @@ import torch
 from pyro import poutine
 from scipy.optimize import linprog
 
-from likely.inference import MAP, MLE
+from likely.inference import EM, MAP, MLE
 from likely.inference.kinks import Kinks, minimise_with_kinks
 from likely.inference.nonsmooth import lies_on_kinks, settle
 from likely.inference.optimise import Minimum, minimise
+from likely.models import LaplaceModel
 
 Evaluation = tuple[float, torch.Tensor]
 
@@ -200,3 +201,11 @@ def test_a_prior_that_is_weighed_or_masked_has_kinks_of_that_weight() -> None:
     masked = mode(rates, mask=kept)
     slope = x.T @ (y - x @ masked)
     torch.testing.assert_close(slope[~kept], torch.zeros(2, dtype=slope.dtype), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", [MLE(), EM()], ids=["mle", "em"])
+def test_a_median_is_found_without_a_word_about_flat_directions(engine: Any) -> None:
+    x = torch.as_tensor(np.random.default_rng(0).laplace(1.5, 2.0, size=151))
+    fit = engine.fit(LaplaceModel(), x)
+    assert fit.converged
+    torch.testing.assert_close(fit.params["loc"], x.median(), rtol=1e-6, atol=0.0)

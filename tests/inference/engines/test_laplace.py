@@ -234,6 +234,23 @@ def test_hessian_is_that_of_a_polynomial():
     torch.testing.assert_close(found, expected)
 
 
+def test_hessian_of_many_coordinates_takes_rows_in_parts(monkeypatch):
+    matrix = torch.randn(37, 37, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = matrix + matrix.T
+    passes = []
+    gradient = torch.autograd.grad
+
+    def counted(*args, **kwargs):
+        passes.append(kwargs.get("is_grads_batched", False))
+        return gradient(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    found = hessian(lambda x: 0.5 * x @ matrix @ x + x.exp().sum(), torch.zeros(37).double())
+    torch.testing.assert_close(found, matrix + torch.eye(37, dtype=torch.float64))
+    # The gradient, and 37 rows by 16.
+    assert passes == [False, True, True, True]
+
+
 def test_flat_sites_do_not_depend_on_units():
     slices = {"a": slice(0, 1), "b": slice(1, 2), "c": slice(2, 3)}
     matrix = double([[2.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
