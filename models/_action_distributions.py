@@ -65,11 +65,15 @@ class TableRows(TorchDistribution):
         """Log-probabilities of categories [*sample, *batch]."""
         if self._validate_args:
             self._validate_sample(value)
-        shape = broadcast_shapes(value.shape, self.row.shape)
-        place = (self.row * self.table.shape[-1] + value.long()).expand(shape)
+        shape = broadcast_shapes(value.shape, self.batch_shape)
+        place = self.row * self.table.shape[-1] + value.long()
         logs = safe_log(self.table).flatten(-2)
-        found = logs.index_select(-1, place.reshape(-1))
-        return found.reshape(*logs.shape[:-1], *shape)
+        if logs.dim() == 1:
+            return logs.index_select(0, place.expand(shape).reshape(-1)).reshape(shape)
+        # One table for each value outside, where the value may differ, too.
+        outside = shape[: len(shape) - self.row.dim()]
+        found = logs.expand(*outside, -1).gather(-1, place.expand(shape).reshape(*outside, -1))
+        return found.reshape(shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw categories, int64 [*sample, *outside, *batch]."""
@@ -148,11 +152,23 @@ class ModeActions(TorchDistribution):
         support = self.modes[0].support
         return support if self.episode is None else constraints.independent(support, 1)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        """Itself: the number of actions says how many rows there are."""
-        if Size(batch_shape) != self.batch_shape:
-            raise NotImplementedError(f"rows {tuple(self.batch_shape)} as {tuple(batch_shape)}")
-        return self
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> ModeActions:
+        """The same for more values outside; the actions say how many rows there are."""
+        shape = Size(batch_shape)
+        if shape == self.batch_shape:
+            return self
+        if shape[-1:] != self.batch_shape[-1:]:
+            raise ValueError(
+                f"expected {self.batch_shape[-1]} rows, as there are actions, got {tuple(shape)}"
+            )
+        return ModeActions(
+            self.weights.expand(*shape[:-1], self.n_states),
+            [mode.expand(shape[:-1] + mode.batch_shape[-1:]) for mode in self.modes],
+            self.episode,
+            self.counts,
+            self.observed,
+            self.latent,
+        )
 
     def _densities(self, value: Tensor) -> Tensor:
         """Log-densities of all actions in all modes, [*outside, N, M]."""
@@ -201,12 +217,13 @@ class ModeActions(TorchDistribution):
         return torch.softmax(self._joint(natural), -1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw actions, [N, *action]; with episodes, all of them share what was drawn."""
+        """Draw actions, [*sample, *outside, N, *action]; episodes share what was drawn."""
+        size = Size(sample_shape)
         with torch.no_grad():
-            rows = self.batch_shape[-1]
-            mode = Categorical(self.weights, validate_args=False).sample(Size([rows]))
-            mode = mode if self.episode is None else mode[self.episode]
-            return chosen(torch.stack([part.sample() for part in self.modes]), mode)
+            weights = self.weights.unsqueeze(-2).expand(*self.batch_shape, self.n_states)
+            mode = Categorical(weights, validate_args=False).sample(size)
+            mode = mode if self.episode is None else mode[..., self.episode]
+            return chosen(torch.stack([part.sample(size) for part in self.modes]), mode)
 
 
 class SelectedMode(TorchDistribution):
@@ -244,9 +261,13 @@ class SelectedMode(TorchDistribution):
         return densities.gather(0, self.choice.expand(shape).unsqueeze(0)).squeeze(0)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw actions, [*batch, *action]."""
+        """Draw actions, [*sample, *batch, *action]."""
+        size = Size(sample_shape) + self.batch_shape
         with torch.no_grad():
-            return chosen(torch.stack([part.sample() for part in self.modes]), self.choice)
+            parts = [
+                part.expand(self.batch_shape).sample(Size(sample_shape)) for part in self.modes
+            ]
+            return chosen(torch.stack(parts), self.choice.expand(size))
 
 
 def chosen(values: Tensor, mode: Tensor) -> Tensor:

@@ -259,7 +259,7 @@ def checked_value(params: Params, name: str, shape: torch.Size) -> Tensor:
     Raises
     ------
     DataError
-        If it is missing or has another shape.
+        If it is missing, has another shape or is not finite.
     """
     if name not in params:
         raise DataError(f"params: expected a value of {name!r}, got {sorted(params)}")
@@ -270,6 +270,8 @@ def checked_value(params: Params, name: str, shape: torch.Size) -> Tensor:
             f"params[{name!r}]: expected shape {tuple(shape)}, got {tuple(value.shape)}; give one "
             "value of each site, such as a fit's params"
         )
+    if not bool(torch.isfinite(value).all()):
+        raise DataError(f"params[{name!r}]: expected finite numbers")
     return value.to(torch.float64)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import reduce
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -33,7 +33,11 @@ class RewardTable(ABC):
         Site to the names of its event dimensions.
     of_actions : bool
         Whether the reward depends on the action.
+    batched : bool
+        Whether `table` takes values with leading axes.
     """
+
+    batched: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -44,6 +48,11 @@ class RewardTable(ABC):
     @abstractmethod
     def of_actions(self) -> bool:
         """Whether the reward depends on the action."""
+
+    @property
+    @abstractmethod
+    def shapes(self) -> dict[str, torch.Size]:
+        """Site to the shape of its value, for all that make the table."""
 
     @abstractmethod
     def sample_sites(self, like: Tensor) -> Sites:
@@ -108,6 +117,11 @@ class LinearReward(RewardTable):
             return self.features == "state-action"
         return self.features.dim() == 3
 
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """[F]."""
+        return {WEIGHTS: torch.Size([self.width])}
+
     def coords(self) -> dict[str, Any]:
         """Names of the features."""
         return {"feature": list(self.names) if self.names else range(self.width)}
@@ -161,6 +175,8 @@ class NetworkReward(RewardTable):
         Standard deviation of normal priors of its parameters; None for none (``pyro.module``).
     """
 
+    batched: ClassVar[bool] = False
+
     features: Tensor
     module: torch.nn.Module
     scale: float | None
@@ -185,6 +201,12 @@ class NetworkReward(RewardTable):
         between = "$$$" if self.scale is None else "."
         return {f"{NETWORK}{between}{n}": p for n, p in self.module.named_parameters()}
 
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Those of the parameters that are unknown; frozen ones without a prior are not."""
+        learned = self._parameters().items()
+        return {n: p.shape for n, p in learned if p.requires_grad or self.scale is not None}
+
     def sample_sites(self, like: Tensor) -> Sites:
         """Register the module's parameters, or sample them where they have a prior."""
         if self.scale is None:
@@ -199,24 +221,49 @@ class NetworkReward(RewardTable):
     def table(self, sites: Sites) -> Tensor:
         """[S] or [S, A]; of one value of each parameter."""
         own = {n[len(NETWORK) :].lstrip("$."): v for n, v in sites.items()}
-        own = {n: v for n, v in own.items() if n in dict(self.module.named_parameters())}
-        dtype = next(iter(own.values() if own else self.module.parameters())).dtype
-        x = self.features.to(dtype)
-        module = self.module
-        if own and any(b.is_floating_point() and b.dtype != dtype for b in module.buffers()):
-            module = copy.deepcopy(module).to(dtype)
-        found = functional_call(module, own, (x,)) if own else module(x)
-        rows = x.shape[:-1]
-        if not isinstance(found, Tensor) or found.shape not in (rows, (*rows, 1)):
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise DataError(f"network: expected rewards {(*rows, 1)}, got {got}")
-        return found.reshape(rows).to(torch.float64)
+        return module_rewards(self.module, own, self.features)
 
     def start(self, like: Tensor) -> Sites:
         """Where the module is."""
         if self.scale is None:
             return {}
         return {name: value.detach().to(like) for name, value in self._parameters().items()}
+
+
+def module_rewards(module: torch.nn.Module, values: Sites, rows: Tensor) -> Tensor:
+    """What a module says of features [*rows, F]: float64 [*rows].
+
+    Parameters
+    ----------
+    module
+        From features to one number.
+    values
+        What is put in the place of some of its parameters, by their names in the module.
+    rows
+        [*rows, F].
+
+    Raises
+    ------
+    DataError
+        If the module cannot take them, or gives something else than one number for each.
+    """
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers()), **values}
+    # Engines put parameters of their precision, the default one, in the place of the module's;
+    # buffers and what is frozen keep theirs.
+    kinds = [value.dtype for value in held.values() if value.is_floating_point()]
+    wanted = reduce(torch.promote_types, kinds, torch.get_default_dtype())
+    held = {n: v.to(wanted) if v.is_floating_point() else v for n, v in held.items()}
+    try:
+        found = functional_call(module, held, (rows.to(wanted),))
+    except RuntimeError as error:
+        raise DataError(
+            f"network: it cannot take features of shape {tuple(rows.shape)}: {error}"
+        ) from error
+    shape = rows.shape[:-1]
+    if not isinstance(found, Tensor) or found.shape not in (shape, (*shape, 1)):
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise DataError(f"network: expected rewards {(*shape, 1)}, got {got}")
+    return found.reshape(shape).to(torch.float64)
 
 
 def reward_table(
@@ -241,7 +288,10 @@ def reward_table(
         return LinearReward(mdp, features, scale, tuple(names))
     table = feature_table(mdp, features)
     if network is not None:
-        return NetworkReward(table, network, scale)
+        found = NetworkReward(table, network, scale)
+        if not found.shapes:
+            raise DataError("network: it has no parameters to learn, so that nothing is unknown")
+        return found
     return LinearReward(mdp, table, scale, tuple(names))
 
 

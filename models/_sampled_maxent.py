@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from likely.envs import DataError, Trajectories
-from likely.envs._checks import as_number
+from likely.envs._checks import as_double, as_number
 from likely.models._data import as_matrix, as_outcomes, as_size, plate_rows
 from likely.models._linear import coefficient_prior
 from likely.models._options import check_number
@@ -232,7 +232,7 @@ class SampledMaxEntIRL:
 
 def trajectory_features(
     trajectories: Trajectories,
-    features: Tensor | Callable[[Tensor], Tensor] | None = None,
+    features: Any = None,
     discount: float = 1.0,
 ) -> Tensor:
     """Discounted features of each episode, Σ_t γ^t ψ(s_t).
@@ -267,12 +267,27 @@ def trajectory_features(
         raise DataError(f"trajectories: expected Trajectories, got {type(trajectories).__name__}")
     gamma = as_number(discount, "discount", 0.0, 1.0)
     states = trajectories.step_states
-    if isinstance(features, Tensor) and features.dim() == 3:
-        states, actions = trajectories.state_action_pairs()
-        rows = features[states, actions]
-    else:
+    if features is None or (callable(features) and not isinstance(features, Tensor)):
         rows = featurise(features, states)
+    else:
+        rows = _table_rows(as_double(features, "features"), trajectories)
     rows = rows * (gamma ** trajectories.step.to(rows)).unsqueeze(-1)
     return rows.new_zeros(len(trajectories), rows.shape[-1]).index_add(
         0, trajectories.episode, rows
     )
+
+
+def _table_rows(table: Tensor, trajectories: Trajectories) -> Tensor:
+    """Features of steps [N, F] from a table of Discrete states, and actions if they count."""
+    if table.dim() not in (2, 3):
+        raise DataError(f"features: expected [S, F] or [S, A, F], got {tuple(table.shape)}")
+    states, actions = trajectories.step_states, None
+    if table.dim() == 3:
+        states, actions = trajectories.state_action_pairs()
+    for name, values, size in zip(
+        ("states", "actions"), (states, actions), table.shape, strict=False
+    ):
+        # Environments do not show their sink, so that a table may have more rows.
+        if values is not None and (values.is_floating_point() or int(values.max()) >= size):
+            raise DataError(f"features: a table of {size} {name} is not one of {trajectories}")
+    return table[states] if actions is None else table[states, actions]

@@ -12,6 +12,7 @@ from torch import Tensor
 from likely.envs import DataError, TabularMDP, Trajectories, state_action_occupancy
 from likely.envs._checks import as_double, as_number
 from likely.envs.finite_horizon import as_timed_policy, state_marginals
+from likely.models._options import check_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,7 @@ class Visits:
         episodes
             How many episodes the occupancy counts for: the more, the narrower a posterior.
         """
+        check_process(mdp)
         scale = as_number(episodes, "episodes", 0.0, above=True)
         if horizon is None:
             found = state_action_occupancy(mdp, policy).detach()
@@ -113,6 +115,9 @@ class Visits:
         DataError
             If states or actions are not those of the process, or episodes are longer than T.
         """
+        check_process(mdp)
+        if horizon is not None:
+            check_count(horizon, "horizon", 1)
         check_fits(mdp, trajectories, horizon)
         states, actions = trajectories.state_action_pairs()
         sizes = (horizon or 1, mdp.n_states, mdp.n_actions)
@@ -131,6 +136,12 @@ class Visits:
         """The same in ``dtype`` on ``device``."""
         counts = self.counts.to(device, dtype)
         return self if counts is self.counts else replace(self, counts=counts)
+
+
+def check_process(mdp: Any) -> None:
+    """Raise `DataError` unless this is a `TabularMDP`."""
+    if not isinstance(mdp, TabularMDP):
+        raise DataError(f"mdp: expected a TabularMDP, got {type(mdp).__name__}")
 
 
 def check_fits(mdp: TabularMDP, trajectories: Any, horizon: int | None) -> None:

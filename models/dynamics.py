@@ -133,7 +133,7 @@ class TabularDynamics(Dynamics):
 
     def distribution(self, sites: Sites, states: Tensor, actions: Tensor) -> Any:
         """The rows of the table for states and actions [*batch]."""
-        table = without_rows(sites["transition"], 3).flatten(-3, -2)
+        table = without_rows(sites["transition"], 3, states.dim()).flatten(-3, -2)
         return TableRows(table, states.long() * self.n_actions + actions.long())
 
     def initial(

@@ -25,16 +25,12 @@ from likely.envs import (
 from likely.envs._checks import as_double
 from likely.envs.planning import as_policy
 from likely.models._data import as_size, as_weights, plate_rows, plate_weights
+from likely.models._left_open import MOST, shifts
 from likely.models._options import check_count, check_number
 from likely.models._policy_base import float_like
-from likely.models._reward_tables import (
-    WEIGHTS,
-    LinearReward,
-    NetworkReward,
-    flattened,
-    reward_table,
-)
+from likely.models._reward_tables import RewardTable, flattened
 from likely.models._sampled_maxent import SampledMaxEntIRL, TiltedSamples, trajectory_features
+from likely.models._shared_rewards import as_reward_table
 from likely.models._soft_policy import LogRows, soft_log_policy
 from likely.models._visits import Visits, check_fits
 from likely.models.policy import without_rows
@@ -72,9 +68,9 @@ class MaxEntIRL:
     **Not every weight can be known.** Adding c (1 − γ) to every step's reward and c to all ends
     changes no policy; neither do a constant on all states over an undiscounted horizon, or any
     F(s) − γ E F(s') where features can express it. Indicators of cells can. There the likelihood
-    is flat: MLE finds one of many rewards, all with the same policy. Hold on to a prior
-    (``prior_scale``), leave a feature out, which fixes its weight at 0, or put what is known into
-    ``known``. Temperature and the size of rewards are one and the same unknown, so λ is given.
+    is flat: MLE finds one of many rewards, all with the same policy, and says so. Hold on to a
+    prior (``prior_scale``), leave a feature out, which fixes its weight at 0, or put what is known
+    into ``known``. Temperature and the size of rewards are one and the same unknown, so λ is given.
 
     Parameters
     ----------
@@ -82,7 +78,9 @@ class MaxEntIRL:
         The process; its own reward has no part in the program.
     features
         ψ: [S, F] or [S, A, F]; or ``"state"``, ``"state-action"`` for one weight each (the sink
-        has none, since its reward has no effect).
+        has none, since its reward has no effect). Or a reward with its own prior, as
+        `TrajectoryPreference` takes it: a linear one or a network over a table of features, or a
+        tabular one.
     horizon
         T; None for an infinite horizon, where the process must end or discount.
     temperature
@@ -103,10 +101,11 @@ class MaxEntIRL:
 
     Notes
     -----
-    Site ``reward_weights`` [F] (or ``reward$$$...``, ``reward....`` of a network), observed
-    ``action``. The plate ``step`` holds all N steps of all episodes, or the kinds of step that
-    `Visits` tell apart, weighted by how often they occurred: as fast for a million episodes as for
-    one. Trajectories without actions are simulated, an action for each state.
+    Site ``reward_weights`` [F] (or ``reward$$$...``, ``reward....`` of a network,
+    ``reward_table`` of a tabular reward), observed ``action``. The plate ``step`` holds all N steps
+    of all episodes, or the kinds of step that `Visits` tell apart, weighted by how often they
+    occurred: as fast for a million episodes as for one. Trajectories without actions are
+    simulated, an action for each state.
 
     Every action counts once, which makes the posterior what it says it is. With γ < 1 the maximum
     of that likelihood need not meet the data's discounted features; that of
@@ -133,7 +132,7 @@ class MaxEntIRL:
     network_scale: float | None = None
     base_policy: Any = None
     names: Sequence[str] = ()
-    reward_part: LinearReward | NetworkReward = field(init=False, repr=False)
+    reward_part: RewardTable = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.mdp, TabularMDP):
@@ -144,7 +143,7 @@ class MaxEntIRL:
         scale = self.prior_scale if self.network is None else self.network_scale
         if scale is not None:
             check_number(scale, "prior_scale", positive=True)
-        part = reward_table(self.mdp, self.features, scale, self.names, self.network)
+        part = as_reward_table(self.mdp, self.features, scale, self.names, self.network)
         object.__setattr__(self, "reward_part", part)
         if self.known is not None:
             known, sizes = as_double(self.known, "known"), (self.mdp.n_states, self.mdp.n_actions)
@@ -208,8 +207,9 @@ class MaxEntIRL:
 
     def _log_policy(self, sites: Mapping[str, Tensor]) -> Tensor:
         """log π, [*outside, S, A] or [*outside, T, S, A]."""
-        if WEIGHTS in sites:
-            sites = {**sites, WEIGHTS: without_rows(sites[WEIGHTS], 1)}
+        if self.reward_part.batched:
+            shapes = self.reward_part.shapes
+            sites = {name: without_rows(sites[name], len(own)) for name, own in shapes.items()}
         return soft_log_policy(
             self.mdp,
             self._with_known(self.reward_part.table(dict(sites))),
@@ -232,7 +232,7 @@ class MaxEntIRL:
         if isinstance(data, Visits):
             if weights is not None:
                 raise DataError("weights: expected None, as Visits are weights")
-            return self._counted(data)
+            return self._possible(self._counted(data))
         with ignore_jit_warnings():
             check_fits(self.mdp, data, self.horizon)
         like = float_like(data.states)
@@ -248,7 +248,22 @@ class MaxEntIRL:
                 )
             weights = as_weights(weights, length, like)
             weights = weights[data.episode] if length == len(data) else weights
-        return _Rows(row, data.actions, weights, like)
+        return self._possible(_Rows(row, data.actions, weights, like))
+
+    @ignore_jit_warnings()
+    def _possible(self, seen: _Rows) -> _Rows:
+        """Raise `DataError` for an action that the base policy never takes."""
+        if self.base_policy is None or seen.action is None:
+            return seen
+        state = seen.row.cpu() % self.mdp.n_states
+        never = (self.base_policy[state, seen.action.cpu()] == 0) & (self.mdp.alive[state] > 0)
+        if bool(never.any()):
+            first = int(never.nonzero()[0])
+            raise DataError(
+                f"base_policy: it never takes action {int(seen.action[first])} in state "
+                f"{int(state[first])}, and the data do; {int(never.sum())} kinds of step are so"
+            )
+        return seen
 
     def _counted(self, visits: Visits) -> _Rows:
         sizes = (self.mdp.n_states, self.mdp.n_actions)
@@ -272,15 +287,7 @@ class MaxEntIRL:
                 policy = policy[:length]
             seed = int(torch.randint(2**31, ()))
             seen = rollout_tabular(self.mdp, policy, count, length, seed)
-        return Trajectories.from_padded(
-            seen.states,
-            seen.actions,
-            seen.lengths,
-            terminated=seen.terminated,
-            truncated=~seen.terminated,
-            state_space=self.mdp.n_states,
-            action_space=self.mdp.n_actions,
-        )
+        return seen.trajectories(self.mdp).with_rewards(None)
 
     # -- hooks -------------------------------------------------------------------------------
 
@@ -297,6 +304,29 @@ class MaxEntIRL:
         """Start at no reward, where all actions are equally good, or where a network is."""
         return self.reward_part.start(torch.empty((), dtype=torch.get_default_dtype()))
 
+    def left_open(self, params: Params, data: Any = None, **options: Any) -> list[str]:
+        """Say which weights the likelihood alone cannot tell, whatever the data."""
+        if not self.reward_part.batched:
+            return []
+        ((site, own),) = self.reward_part.shapes.items()
+        if own.numel() > MOST:
+            return []
+        units = torch.eye(own.numel(), dtype=torch.float64).reshape(-1, *own)
+        features = self.reward_part.table({site: units}).movedim(0, -1)
+        open_ways = shifts(self.mdp, features, self.horizon, self.base_policy)
+        if open_ways.shape[1] == 0:
+            return []
+        share = open_ways.square().sum(1)
+        shown = [str(i) for i in (share > 1e-3 * share.max()).nonzero().squeeze(-1).tolist()]
+        if self.names:
+            shown = [str(self.names[int(i)]) for i in shown]
+        more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+        return [
+            f"rewards in {open_ways.shape[1]} direction(s) of '{site}' change no policy, whatever "
+            f"was seen, so that these are some of many: entries {', '.join(shown[:5])}{more}. "
+            "Leave a feature out, put what is known into known, or hold on to a prior (MAP)"
+        ]
+
     # -- after a fit -------------------------------------------------------------------------
 
     def reward(self, params: Params) -> Tensor:
@@ -309,12 +339,16 @@ class MaxEntIRL:
             are kept.
         """
         part = self.reward_part
-        if isinstance(part, LinearReward):
-            sites, batch = flattened(params, {WEIGHTS: 1})
+        sites, batch = flattened(params, {name: len(own) for name, own in part.shapes.items()})
+        for name, own in part.shapes.items():
+            if sites[name].shape[1:] != own:
+                raise DataError(
+                    f"params[{name!r}]: expected {tuple(own)} at the end of its shape, got "
+                    f"{(*batch, *sites[name].shape[1:])}"
+                )
+        if part.batched:
             found = part.table(sites)
         else:
-            parameters = part._parameters()
-            sites, batch = flattened(params, {n: p.dim() for n, p in parameters.items()})
             count = len(next(iter(sites.values())))
             with torch.no_grad():
                 each = [part.table({n: v[i] for n, v in sites.items()}) for i in range(count)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from likely.envs import DataError, Trajectories
 from likely.models._action_distributions import TableRows
 from likely.models._linear import coefficient_prior
+from likely.models._linear_categories import LinearCategories
 from likely.models._mixture_policy import MixturePolicy
 from likely.models._module_policy import ModulePolicy
 from likely.models._options import check_count, check_number
@@ -94,7 +95,9 @@ class TabularPolicy(Policy):
 
     def distribution(self, sites: Sites, states: Tensor) -> Any:
         """The states' rows of the table."""
-        return TableRows(without_rows(sites["policy"], 2), states.long())
+        if states.is_floating_point():
+            raise DataError("states: expected whole numbers, the rows of the table")
+        return TableRows(without_rows(sites["policy"], 2, states.dim()), states.long())
 
     def initial(self, states: Tensor, actions: Tensor, weights: Tensor | None) -> Sites:
         """Start at the shares of the actions; even where a state never occurs."""
@@ -179,7 +182,10 @@ class SoftmaxPolicy(Policy):
 
     def distribution(self, sites: Sites, states: Tensor) -> Any:
         """Categories with the scores as log-odds."""
-        scores = linear_scores(sites, featurise(self.features, states))
+        x = featurise(self.features, states)
+        if LinearCategories.serves(x, sites["coefficients"]):
+            return LinearCategories(x, sites["coefficients"], sites.get("intercept"))
+        scores = linear_scores(sites, x)
         return dist.Categorical(logits=torch.nn.functional.pad(scores, (1, 0)))
 
     def initial(self, states: Tensor, actions: Tensor, weights: Tensor | None) -> Sites:
@@ -271,7 +277,7 @@ class GaussianPolicy(Policy):
     def distribution(self, sites: Sites, states: Tensor) -> Any:
         """Independent normal controls."""
         mean = linear_scores(sites, featurise(self.features, states))
-        return dist.Normal(mean, without_rows(sites["scale"], 1, keep=True)).to_event(1)
+        return dist.Normal(mean, sites["scale"]).to_event(1)
 
     def initial(self, states: Tensor, actions: Tensor, weights: Tensor | None) -> Sites:
         """Start at weighted least squares, which is the maximum of the likelihood."""
@@ -287,8 +293,8 @@ class GaussianPolicy(Policy):
         return self.initial(states, actions, weights) if objective == "likelihood" else {}
 
 
-def without_rows(value: Tensor, event_dim: int, keep: bool = False) -> Tensor:
-    """A site's value without the dimension of one that plates outside leave where rows will be.
+def without_rows(value: Tensor, event_dim: int, rows: int = 1) -> Tensor:
+    """A site's value without the dimensions of one that plates outside leave where rows will be.
 
     Parameters
     ----------
@@ -296,10 +302,12 @@ def without_rows(value: Tensor, event_dim: int, keep: bool = False) -> Tensor:
         [*event], or [*outside, 1, *event] below plates that vectorise the program.
     event_dim
         Number of the event's dimensions.
-    keep
-        Leave it there, for a value that broadcasts to rows.
+    rows
+        Number of the rows' dimensions.
     """
-    return value if keep or value.dim() <= event_dim else value.squeeze(-1 - event_dim)
+    if value.dim() <= event_dim:
+        return value
+    return value.squeeze(tuple(range(-rows - event_dim, -event_dim)))
 
 
 def linear_sites(

@@ -251,7 +251,11 @@ class TrajectoryModel:
                     if self.dynamics is not None:
                         after = self.dynamics.distribution(sites, states, given)
                         pyro.sample("next_state", after, obs=block.states[rows][:, 1:])
-        return given[mask] if data.actions is None else data.actions
+        if data.actions is not None:
+            return data.actions
+        kept = (..., mask) if policy.discrete else (..., mask, slice(None))
+        found: Tensor = given[kept]
+        return found
 
     # -- hooks -------------------------------------------------------------------------------
 

@@ -1,14 +1,10 @@
 """Programs for comparisons and rankings: what is better, and what people prefer."""
 
+from likely.models.preference._reward_base import TrajectoryReward
 from likely.models.preference.bradley_terry import BradleyTerry
 from likely.models.preference.comparisons import Comparisons
 from likely.models.preference.crowd import CrowdBradleyTerry
-from likely.models.preference.direct import (
-    DirectPreference,
-    PreferenceReport,
-    contrastive_cloning,
-    dpo_loss,
-)
+from likely.models.preference.direct import DirectPreference
 from likely.models.preference.faults import FaultyJudges, FaultyOutcomes
 from likely.models.preference.outcomes import OutcomeCounts, log_chances
 from likely.models.preference.pairs import TrajectoryPairs
@@ -21,11 +17,13 @@ from likely.models.preference.ranking import (
     win_matrix,
 )
 from likely.models.preference.rankings import Rankings
-from likely.models.preference.rewards import (
-    LinearReward,
-    NetworkReward,
-    TabularReward,
-    TrajectoryReward,
+from likely.models.preference.rewards import LinearReward, NetworkReward, TabularReward
+from likely.models.preference.sequences import (
+    PreferenceReport,
+    contrastive_cloning,
+    dpo_loss,
+    preference_report,
+    sequence_log_probability,
 )
 from likely.models.preference.trajectory import TrajectoryPreference
 from likely.models.preference.zero_sum import ZeroSumNormal, ZeroSumWalk
@@ -55,7 +53,9 @@ __all__ = [
     "deviance",
     "dpo_loss",
     "log_chances",
+    "preference_report",
     "ranking",
+    "sequence_log_probability",
     "standard_errors",
     "win_matrix",
 ]

@@ -28,12 +28,15 @@ class AbilityPrior:
 
     ability_scale: float | None = 2.0
     spread_scale: float = 1.0
+    centred: bool = True
 
     def _check_prior(self, n_items: Any) -> None:
         check_count(n_items, "n_items", 2)
         if self.ability_scale is not None:
             check_number(self.ability_scale, "ability_scale", positive=True)
         check_number(self.spread_scale, "spread_scale", positive=True)
+        if not isinstance(self.centred, bool):
+            raise DataError(f"centred must be True or False, got {self.centred!r}")
 
     def sample_scale(self, like: Tensor) -> Tensor:
         """Standard deviation of abilities: known, or the site ``ability_spread``."""
@@ -45,9 +48,27 @@ class AbilityPrior:
         return spread
 
     def sample_ability(self, n_items: int, like: Tensor) -> Tensor:
-        """Sample ``ability`` [n_items]."""
-        ability: Tensor = pyro.sample("ability", ZeroSumNormal(self.sample_scale(like), n_items))
+        """Sample ``ability`` [n_items], or ``deviation`` from which it follows."""
+        scale = self.sample_scale(like)
+        ability: Tensor
+        if self.ability_scale is not None or self.centred:
+            ability = pyro.sample("ability", ZeroSumNormal(scale, n_items))
+            return ability
+        deviation = pyro.sample("deviation", ZeroSumNormal(like.new_ones(()), n_items))
+        ability = pyro.deterministic("ability", scale.unsqueeze(-1) * deviation, event_dim=1)
         return ability
+
+
+def check_pair(value: Any, name: str, what: str) -> None:
+    """Check that an option is a tuple of two.
+
+    Raises
+    ------
+    DataError
+        If it is not.
+    """
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise DataError(f"{name} must be {what}, got {value!r}")
 
 
 def check_comparisons(comparisons: Any, n_items: int) -> Comparisons:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
 
 Index = NDArray[np.int64]
 
@@ -33,7 +36,6 @@ def group_labels(
     if _is_strong(first, second, won, lost, n):
         one = np.zeros(n, np.int64)
         return one, one
-    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     tail, head = np.r_[first[won], second[lost]], np.r_[second[won], first[lost]]
@@ -52,12 +54,18 @@ def _is_strong(
 
     That is so of most tables, and is found in a fraction of the time that all groups take.
     """
-    for up, down in ((won, lost), (lost, won)):
+    if (first[1:] < first[:-1]).any():
+        order = np.argsort(first, kind="stable")
+        first, second, won, lost = first[order], second[order], won[order], lost[order]
+    pointer = np.searchsorted(first, np.arange(n + 1))
+    by_win, by_loss = (
+        csr_array((x.astype(np.float64), second, pointer), shape=(n, n)) for x in (won, lost)
+    )
+    for down, up in ((by_win.T, by_loss), (by_loss.T, by_win)):
         reached = np.zeros(n)
         reached[first[0]] = 1.0
         for _ in range(_ROUNDS):
-            flow = np.bincount(second, up * reached[first], n)
-            flow += np.bincount(first, down * reached[second], n)
+            flow: Any = down @ reached + up @ reached
             new = np.maximum(reached, flow > 0)
             if new.all() or np.array_equal(new, reached):
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from likely.models.preference._newton import Information, Rows, expand, newton
+from likely.models.preference._newton import Expansion, Information, Rows, expand, newton
 from likely.models.preference.comparisons import Comparisons
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ MOST_DENSE = 4096
 _PROBES, _TOL = 64, 1e-8
 # Information below this share of its diagonal is none.
 _LEAST = 1e-12
+# The same of unknowns beside abilities, whose systems are solved to `_TOL`.
+_OPEN = 1e-6
+# Log-odds that only a search on its way to infinity meets.
+_FAR = 15.0
+# Columns of a triangle that are inverted together.
+_COLUMNS = 128
 
 
 def rows_of(program: BradleyTerry, data: Comparisons) -> Rows:
@@ -72,9 +79,18 @@ def newton_start(program: BradleyTerry, data: Comparisons) -> dict[str, Tensor]:
         # Between equals ν = 2 t / (1 − t) and θ = (1 + t) / (1 − t) give the share t of ties.
         share = float((counts[2] + 0.5) / (counts.sum() + 1))
         other[-1] = np.log(2 * share / (1 - share))
-    prior = _Prior(program, rows, not finite, True)
-    at = newton(rows, (_from_shares(rows), other), precision, prior)
+    start = _from_shares(rows), other
+    at = newton(rows, start, precision, _Prior(program, rows, not finite, True))
+    if finite and _is_far(rows, at.other):
+        at = newton(rows, start, precision, _Prior(program, rows, True, True))
     return _as_sites(program, rows, at.ability, at.other, data.total)
+
+
+def _is_far(rows: Rows, other: Vector) -> bool:
+    """Whether unknowns other than abilities went where outcomes are certain, as if to infinity."""
+    width = rows.extra.shape[1]
+    far = np.abs(rows.extra * other[:width]).max(initial=0.0) > _FAR
+    return bool(far or np.abs(other[width:]).max(initial=0.0) > _FAR)
 
 
 def _from_shares(rows: Rows) -> Vector:
@@ -102,11 +118,39 @@ def _as_sites(
     return found
 
 
+def open_unknowns(program: BradleyTerry, data: Comparisons) -> list[str]:
+    """Names of sites among home advantage and coefficients that the data cannot tell apart.
+
+    Their information, that which abilities have of them taken away, is singular: as it is of equal
+    columns, of a side at home that is nowhere, and of a feature of the first item that is one of
+    the second, too.
+    """
+    # Abilities that drift have an information of their own, which is not made here.
+    if program.drift is not None or not (program.home_advantage or data.covariates is not None):
+        return []
+    rows = rows_of(program, data)
+    width = rows.extra.shape[1]
+    at = Expansion(rows.total.numpy(), rows.total.numpy(), 0.0, np.zeros(0), 0.0)
+    linear = replace(rows, rule=None)
+    information = Information.of(linear, at, 0.0, np.zeros(width))
+    scale = np.sqrt(np.where(information.corner.diagonal() > 0, information.corner.diagonal(), 1))
+    through = information.solve_abilities(information.cross / scale, _TOL)
+    own = information.corner / np.outer(scale, scale) - (information.cross / scale).T @ through
+    values, vectors = np.linalg.eigh(own)
+    share = np.square(vectors[:, values <= _OPEN]).sum(1) > _OPEN
+    home = int(program.home_advantage)
+    found = {"home_advantage": share[:home].any(), "coefficients": share[home:].any()}
+    return [name for name, is_open in found.items() if is_open]
+
+
 def information_at(
     program: BradleyTerry, params: Mapping[str, Tensor], data: Comparisons, prior: bool
 ) -> tuple[Rows, Information, Vector]:
     """The rows, the information at ``params`` and the values of the other unknowns [q]."""
     rows = rows_of(program, data)
+    if rows.has_tie and float(params["tie"]) <= rows.least_tie:
+        # On the boundary ties have no chance: what is left is the program without them.
+        rows = replace(rows, rule=None)
     ability = params["ability"].detach().cpu().double().numpy()
     parts = [
         params[name].detach().cpu().double().reshape(-1).numpy()
@@ -115,7 +159,7 @@ def information_at(
     ]
     if rows.has_tie:
         tie = params["tie"].detach().cpu().double()
-        parts.append(np.array([float((tie if rows.rule == "davidson" else tie - 1).log())]))
+        parts.append(np.array([float((tie - rows.least_tie).log())]))
     other = np.concatenate(parts) if parts else np.zeros(0)
     at = expand(rows, rows.log_odds(ability, other), float(other[-1]) if rows.has_tie else 0.0)
     precision = float(program.ability_scale or np.inf) ** -2 if prior else 0.0
@@ -151,23 +195,39 @@ def errors_of(
     width = rows.extra.shape[1]
     if width > program.home_advantage:
         errors["coefficients"] = like.new_tensor(rest[int(program.home_advantage) : width])
-    if rows.has_tie:
-        errors["tie"] = like.new_tensor(rest[-1])
+    if program.models_ties:
+        errors["tie"] = like.new_tensor(rest[-1] if rows.has_tie else np.nan)
     return errors
 
 
 def _dense_variances(information: Information) -> Vector | None:
     """Variances [n + q] by Cholesky's factor; None where the information is singular."""
     n = len(information.diagonal)
-    matrix = torch.from_numpy(information.dense())
+    matrix = torch.from_numpy(information.lower_triangle())
     factor, failed = torch.linalg.cholesky_ex(matrix)
     # What is left of a diagonal entry after elimination, as a share: no units are in it.
     left = factor.diagonal().square() / matrix.diagonal()
     if int(failed) or not bool((left > _LEAST * len(matrix)).all()):
         return None
-    variances: Vector = torch.cholesky_inverse(factor).diagonal().numpy().copy()
+    variances = _inverse_diagonal(factor).numpy()
     variances[:n] -= 1.0 / (n * (information.lift + information.precision))
     return np.maximum(variances, 0.0)
+
+
+def _inverse_diagonal(factor: Tensor) -> Tensor:
+    """Diagonal [n] of the inverse of a matrix with the lower Cholesky factor ``factor`` [n, n].
+
+    They are the squared lengths of the columns of L⁻¹. Those are found a few at a time, each from
+    its own row on, in n³ / 6 multiplications and without the inverse.
+    """
+    n = len(factor)
+    found = factor.new_empty(n)
+    for start in range(0, n, _COLUMNS):
+        stop = min(start + _COLUMNS, n)
+        unit = torch.eye(n - start, stop - start, dtype=factor.dtype)
+        column = torch.linalg.solve_triangular(factor[start:, start:], unit, upper=False)
+        found[start:stop] = column.square().sum(0)
+    return found
 
 
 def _probed_variances(information: Information, probes: int, seed: int) -> Vector | None:
@@ -206,7 +266,7 @@ def covariance_factor(
     rows, information, _ = information_at(program, params, data, prior)
     if rows.n > MOST_DENSE:
         return None
-    matrix = information.dense()
+    matrix = information.lower_triangle()
     n = rows.n
     block = matrix[:n, :n]
     if len(matrix) > n:

@@ -83,9 +83,14 @@ class Rows:
         """Whether ties have an unknown."""
         return self.rule in ("davidson", "rao-kupper")
 
+    @property
+    def least_tie(self) -> float:
+        """The unknown of ties where there are none."""
+        return 0.0 if self.rule == "davidson" else 1.0
+
     def tie(self, u: Tensor) -> Tensor:
         """The unknown of ties as a function of a real number."""
-        return u.exp() if self.rule == "davidson" else 1 + u.exp()
+        return self.least_tie + u.exp()
 
     def log_odds(self, ability: Vector, other: Vector) -> Vector:
         """Log-odds [m]; ``other`` [p] or, with a last entry for ties, [p + 1]."""
@@ -161,8 +166,8 @@ class Information:
 
     Attributes
     ----------
-    upper
-        Weights of the edges above the diagonal, sparse [n, n].
+    edges
+        Weights of the edges, each once, sparse [n, n].
     diagonal
         Weighted degrees and the prior's precision, [n].
     cross, corner
@@ -171,7 +176,7 @@ class Information:
         The prior's, of each ability.
     """
 
-    upper: csr_array
+    edges: csr_array
     diagonal: Vector
     cross: Vector
     corner: Vector
@@ -180,11 +185,11 @@ class Information:
     @classmethod
     def of(cls, rows: Rows, at: Expansion, precision: float, prior: Vector) -> Information:
         """From an expansion; ``prior`` [q] are precisions of the other unknowns."""
-        upper, ones = rows.edges(at.curve), np.ones(rows.n)
-        degree = upper @ ones + upper.T @ ones
+        edges, ones = rows.edges(at.curve), np.ones(rows.n)
+        degree = edges @ ones + edges.T @ ones
         if not (rows.extra.shape[1] or rows.has_tie):
             empty = np.zeros((rows.n, 0))
-            return cls(upper, degree + precision, empty, np.zeros((0, 0)), precision)
+            return cls(edges, degree + precision, empty, np.zeros((0, 0)), precision)
         weighted = at.curve[:, None] * rows.extra
         columns = [rows.scatter(column) for column in weighted.T]
         corner = rows.extra.T @ weighted
@@ -193,12 +198,12 @@ class Information:
             beside = rows.extra.T @ at.cross
             corner = np.block([[corner, beside[:, None]], [beside[None], np.array([[at.of_tie]])]])
         cross = np.stack(columns, -1)
-        return cls(upper, degree + precision, cross, corner + np.diag(prior), precision)
+        return cls(edges, degree + precision, cross, corner + np.diag(prior), precision)
 
     def product(self, x: Vector) -> Vector:
         """The abilities' own block times [n] or [n, k]."""
         own = self.diagonal if x.ndim == 1 else self.diagonal[:, None]
-        found: Vector = own * x - self.upper @ x - self.upper.T @ x
+        found: Vector = own * x - self.edges @ x - self.edges.T @ x
         return found
 
     def solve_abilities(self, right: Vector, tol: float) -> Vector:
@@ -235,12 +240,18 @@ class Information:
         rest: Any = np.linalg.lstsq(schur, other - self.cross.T @ alone, rcond=None)[0]
         return alone - through @ rest, rest
 
-    def dense(self) -> Vector:
-        """The matrix [n + q, n + q], the direction of equal abilities given the mean curvature."""
+    def lower_triangle(self) -> Vector:
+        """The matrix [n + q, n + q], equal abilities given the mean curvature.
+
+        Cholesky's method reads no more than the lower triangle; what is above it has no meaning.
+        """
         n = len(self.diagonal)
-        upper = self.upper.toarray()
-        block: Vector = np.subtract(self.lift / n, upper)
-        block -= upper.T
+        once = self.edges.tocoo()
+        pairs = np.maximum(once.row, once.col).astype(np.int64) * n
+        pairs += np.minimum(once.row, once.col)
+        found: Any = np.bincount(pairs, once.data, n * n)
+        block: Vector = found.reshape(n, n)
+        np.subtract(self.lift / n, block, out=block)
         block.flat[:: n + 1] += self.diagonal
         if not self.cross.shape[1]:
             return block
@@ -248,7 +259,7 @@ class Information:
 
     @property
     def lift(self) -> float:
-        """Curvature that `dense` adds in the direction of equal abilities."""
+        """Curvature that `lower_triangle` adds in the direction of equal abilities."""
         return float(self.diagonal.mean()) or 1.0
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models._ids import column, encode
+from likely.models._ids import categories, column, encode, factorize, shown
 
 # Keys in a range of so many per row are counted in a table, which is faster than sorting them.
 _TABLE = 64
@@ -41,7 +41,7 @@ def read_columns(
     home: Any,
     covariates: Any,
     judges: tuple[Any, Any],
-    period: Any,
+    times: tuple[Any, Any],
     items: Any,
 ) -> Columns:
     """Read what a user gives; `Comparisons.from_arrays` says what each argument is.
@@ -58,6 +58,7 @@ def read_columns(
     if not m:
         raise DataError("first: expected at least one row, got none")
     position, ids = _encode_items(first, second, items)
+    _check_two(position[:m], position[m:], ids)
     given = any(part is not None for part in outcomes)
     if given and total is not None:
         raise DataError("total: expected outcomes or a total to simulate, got both")
@@ -73,15 +74,21 @@ def read_columns(
             raise DataError("home: expected 1 (the first), −1 (the second) or 0 (neither)")
     if covariates is not None:
         covariates = _matrix(covariates, m)
-    judge, listed = judges
-    if judge is None and listed is not None:
-        raise DataError("annotators: expected None where annotator is None")
-    who, judge_ids = (None, None) if judge is None else _codes(judge, "annotator", m, listed)
-    when, labels = (None, None) if period is None else _codes(period, "period", m, None)
+    who, judge_ids = _codes(judges, "annotator", m)
+    when, labels = _codes(_in_order(times), "period", m)
     return Columns(
         position[:m], position[m:], counts, totals, ids, home, covariates,
         who, judge_ids, when, labels,
     )  # fmt: skip
+
+
+def _check_two(first: NDArray[np.int64], second: NDArray[np.int64], ids: NDArray[Any]) -> None:
+    same = first == second
+    if same.any():
+        raise DataError(
+            f"second: {int(same.sum())} row(s) compare an item with itself, the first in row "
+            f"{int(same.argmax())}: {shown(ids[first[same][:5]])}"
+        )
 
 
 def _encode_items(first: Any, second: Any, items: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -96,7 +103,32 @@ def _encode_items(first: Any, second: Any, items: Any) -> tuple[NDArray[np.int64
     return encode(both, "first, second", items, "items")
 
 
-def _codes(values: Any, name: str, m: int, listed: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def _in_order(times: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Periods, and all of them in order where an ordered categorical says which there are."""
+    values, listed = times
+    if values is None or listed is not None:
+        return times
+    if getattr(getattr(values, "dtype", None), "ordered", False):
+        return values, categories(values)
+    _, found = factorize(values, "period")
+    try:
+        np.sort(found)
+    except TypeError as error:
+        raise DataError(
+            f"period: expected labels that sort by time, or periods= in their order; {error}"
+        ) from error
+    return times
+
+
+def _codes(
+    given: tuple[Any, Any], name: str, m: int
+) -> tuple[NDArray[np.int64] | None, NDArray[Any] | None]:
+    """Positions of ids in their list, both None where there are none."""
+    values, listed = given
+    if values is None:
+        if listed is not None:
+            raise DataError(f"{name}s: expected None where {name} is None")
+        return None, None
     values = column(values, name)
     if len(values) != m:
         raise DataError(f"{name}: expected {m} entries, one for each row, got {len(values)}")
@@ -107,12 +139,7 @@ def _numbers(value: Any, name: str, m: int, least: float) -> NDArray[np.float64]
     """A column [m] of finite numbers of at least ``least``; 0 for None."""
     if value is None:
         return np.zeros(m)
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    try:
-        found = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: expected numbers; {error}") from error
+    found = _floats(value, name)
     if found.ndim == 0:
         found = np.full(m, float(found))
     if found.shape != (m,):
@@ -125,13 +152,21 @@ def _numbers(value: Any, name: str, m: int, least: float) -> NDArray[np.float64]
     return found
 
 
-def _matrix(value: Any, m: int) -> NDArray[np.float64]:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+def _floats(value: Any, name: str) -> NDArray[np.float64]:
     try:
-        found = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"covariates: expected numbers [{m}, d]; {error}") from error
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().numpy()
+        found = np.asarray(value)
+        if found.dtype.kind not in "biufO":
+            raise DataError(f"{name}: expected numbers, got {found.dtype}")
+        return found.astype(np.float64, copy=False)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: expected numbers; {error}") from error
+
+
+def _matrix(value: Any, m: int) -> NDArray[np.float64]:
+    # What is kept is no view of the user's own numbers.
+    found = _floats(value, "covariates").copy()
     if found.ndim != 2 or len(found) != m or not found.shape[1]:
         raise DataError(f"covariates: expected shape ({m}, d), got {found.shape}")
     if not np.isfinite(found).all():

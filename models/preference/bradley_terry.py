@@ -13,12 +13,16 @@ from pyro.ops.jit import ignore_jit_warnings
 from torch import Tensor
 
 from likely.envs import DataError
+from likely.models._ids import listed_ids
 from likely.models._options import check_number
-from likely.models.preference._base import AbilityPrior, check_comparisons, remarks
-from likely.models.preference._information import errors_of, newton_start
+from likely.models.preference._base import AbilityPrior, check_comparisons, check_pair, remarks
+from likely.models.preference._information import errors_of, newton_start, open_unknowns
 from likely.models.preference.comparisons import Comparisons
-from likely.models.preference.outcomes import TIES, OutcomeCounts, log_odds_of
-from likely.models.preference.zero_sum import ZeroSumWalk
+from likely.models.preference.outcomes import TIES, AboveOne, OutcomeCounts, log_odds_of
+from likely.models.preference.zero_sum import ZeroSumNormal, ZeroSumWalk, step_scales
+
+# Only a search on its way to infinity meets such an unknown of ties.
+_ALL_TIES = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,10 @@ class BradleyTerry(AbilityPrior):
         an unknown: a population of items whose spread is learnt (players as random effects).
     spread_scale
         Scale of the half-normal prior on that spread.
+    centred
+        What is sampled where the spread of abilities or their drift is an unknown: abilities
+        themselves, which suits data that say more of each ability, and of each step, than the prior
+        does, or, if False, ``deviation`` in units of these scales, for data that say less.
     ties
         None: there are none. ``"half"``: each is half a win of both, as tables of leagues and
         ratings count them; a convention and no model of ties, and none are simulated.
@@ -73,7 +81,12 @@ class BradleyTerry(AbilityPrior):
     to a constant: the sum of zero removes it, which leaves n − 1 free coordinates.
 
     With a spread or drift that is an unknown, maximum likelihood has nothing to say of it, and the
-    joint mode is at zero: use a posterior engine.
+    joint mode is at zero: use a posterior engine. Abilities and a spread of which the data say
+    little make a funnel that catches samplers, and has no mode for `Laplace`
+    (Papaspiliopoulos, Roberts & Sköld 2007). ``centred=False`` opens it: ``deviation``, shaped like
+    ``ability``, is then sampled in units of the spread, its later periods in units of the drift,
+    and ``ability`` is deterministic. Where data say much, this form is the narrow one. `NUTS` tells
+    by divergences and few effective draws; `SVI` and `Laplace` do not.
 
     Examples
     --------
@@ -100,18 +113,28 @@ class BradleyTerry(AbilityPrior):
             raise DataError(f"home_advantage must be True or False, got {self.home_advantage!r}")
         for name in ("home_scale", "coefficients_scale", "drift_scale"):
             check_number(getattr(self, name), name, positive=True)
-        if not isinstance(self.tie_prior, tuple) or len(self.tie_prior) != 2:
-            raise DataError(f"tie_prior must be a mean and a scale, got {self.tie_prior!r}")
+        check_pair(self.tie_prior, "tie_prior", "a mean and a scale")
         check_number(self.tie_prior[0], "tie_prior[0]")
         check_number(self.tie_prior[1], "tie_prior[1]", positive=True)
-        if self.drift not in (None, "unknown"):
+        if self.drift is not None and not (isinstance(self.drift, str) and self.drift == "unknown"):
             check_number(self.drift, "drift", positive=True)
 
     @property
     def dims(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the event dimensions."""
         items = ("item",) if self.drift is None else ("period", "item")
-        return {"ability": items, "coefficients": ("covariate",), "outcome": ("result",)}
+        return {
+            "ability": items,
+            "deviation": items,
+            "coefficients": ("covariate",),
+            "outcome": ("result",),
+        }
+
+    @property
+    def samples_ability(self) -> bool:
+        """Whether abilities themselves are sampled, and not what they are made of."""
+        known = self.ability_scale is not None and not isinstance(self.drift, str)
+        return known or self.centred
 
     @property
     def models_ties(self) -> bool:
@@ -133,14 +156,22 @@ class BradleyTerry(AbilityPrior):
         """
         data = self.prepared(comparisons)
         sites = self.sample_sites(data)
-        m = len(data)
-        with pyro.plate("comparison", m, device=str(data.first.device)) as index:
+        name, number = self.plate(data)
+        with pyro.plate(name, number, device=str(data.first.device)) as index:
             with ignore_jit_warnings():
-                if index is not None and len(index) < m:
-                    data = data.subset(index)
+                if index is not None and len(index) < number:
+                    data = self.part(data, index)
             outcome = self.outcome(sites, data)
             counts: Tensor = pyro.sample("outcome", outcome, obs=data.counts)
         return counts
+
+    def plate(self, data: Comparisons) -> tuple[str, int]:
+        """Name and size of the plate of the outcomes."""
+        return "comparison", len(data)
+
+    def part(self, data: Comparisons, index: Tensor) -> Comparisons:
+        """The data of some members of that plate."""
+        return data.subset(index)
 
     def prepared(self, comparisons: Any) -> Comparisons:
         """The data as the program reads them, checked."""
@@ -168,13 +199,7 @@ class BradleyTerry(AbilityPrior):
         if self.drift is None:
             sites["ability"] = self.sample_ability(self.n_items, like)
         else:
-            scale = self.sample_scale(like)
-            if isinstance(self.drift, str):
-                step = pyro.sample("drift", dist.HalfNormal(like.new_tensor(self.drift_scale)))
-            else:
-                step = like.new_tensor(self.drift)
-            walk = ZeroSumWalk(scale, step, data.n_periods, self.n_items)
-            sites["ability"] = pyro.sample("ability", walk)
+            sites["ability"] = self._sample_walk(data)
         if self.home_advantage:
             prior = dist.Normal(like.new_zeros(()), like.new_tensor(self.home_scale))
             sites["home_advantage"] = pyro.sample("home_advantage", prior)
@@ -186,15 +211,29 @@ class BradleyTerry(AbilityPrior):
             sites["tie"] = pyro.sample("tie", self.tie_distribution(like))
         return sites
 
+    def _sample_walk(self, data: Comparisons) -> Tensor:
+        """Sample ``ability`` [n_periods, n_items], or its steps in units of their spreads."""
+        like, n_periods = data.total, data.n_periods
+        scale = self.sample_scale(like)
+        if isinstance(self.drift, str):
+            step = pyro.sample("drift", dist.HalfNormal(like.new_tensor(self.drift_scale)))
+        else:
+            step = like.new_tensor(self.drift)
+        walk: Tensor
+        if self.samples_ability:
+            walk = pyro.sample("ability", ZeroSumWalk(scale, step, n_periods, self.n_items))
+            return walk
+        units = ZeroSumNormal(like.new_ones(n_periods), self.n_items).to_event(1)
+        moves = step_scales(scale, step, n_periods).unsqueeze(-1) * pyro.sample("deviation", units)
+        walk = pyro.deterministic("ability", moves.cumsum(-2), event_dim=2)
+        return walk
+
     def tie_distribution(self, like: Tensor) -> Any:
         """Prior of ν > 0 or θ > 1."""
         mean, scale = like.new_tensor(self.tie_prior)
         if self.ties == "davidson":
             return dist.LogNormal(mean, scale)
-        shift = torch.distributions.AffineTransform(like.new_ones(()), like.new_ones(()))
-        return dist.TransformedDistribution(
-            dist.Normal(mean, scale), [torch.distributions.ExpTransform(), shift]
-        )
+        return AboveOne(mean, scale)
 
     def log_odds(self, sites: Mapping[str, Tensor], data: Comparisons) -> Tensor:
         """Log-odds [m] that the first of each row wins."""
@@ -214,20 +253,28 @@ class BradleyTerry(AbilityPrior):
         """Start at the maximum of the likelihood, found by Newton's method on the sparse graph.
 
         Where that is at infinity, or the graph is in pieces, the prior on abilities counts, too.
-        With drift or a spread that is an unknown, abilities start at those that stay.
+        With drift abilities start at those that stay, and a drift that is an unknown at half the
+        scale of its prior.
         """
         if comparisons.counts is None:
             return {}
         data = self.prepared(comparisons)
         start = newton_start(self, data)
         like = data.total
+        spread = like.new_tensor(self.ability_scale or 0.0)
         if self.ability_scale is None:
-            start["ability_spread"] = start["ability"].std().clamp_min(0.1)
-        if self.drift is not None:
+            spread = start["ability_spread"] = start["ability"].std().clamp_min(0.1)
+        if isinstance(self.drift, str):
+            start["drift"] = like.new_tensor(0.5 * self.drift_scale)
+        if self.samples_ability and self.drift is not None:
             start["ability"] = start["ability"].expand(data.n_periods, -1).clone()
-            if isinstance(self.drift, str):
-                start["drift"] = like.new_tensor(0.5 * self.drift_scale)
-        return start
+        if self.samples_ability:
+            return start
+        deviation = start.pop("ability") / spread
+        if self.drift is not None:
+            still = deviation.new_zeros(data.n_periods - 1, self.n_items)
+            deviation = torch.cat([deviation.unsqueeze(0), still])
+        return {**start, "deviation": deviation}
 
     def m_step(
         self,
@@ -244,7 +291,8 @@ class BradleyTerry(AbilityPrior):
         item over those expected. Ties, the prior of the posterior objective and all other unknowns
         have no such step and are left to the engine.
         """
-        if objective != "likelihood" or self.models_ties or self.drift is not None:
+        still = self.drift is None and self.samples_ability
+        if objective != "likelihood" or self.models_ties or not still:
             return {}
         data = self.prepared(comparisons)
         counts = data.outcomes()
@@ -276,20 +324,33 @@ class BradleyTerry(AbilityPrior):
         return errors_of(self, params, self.prepared(comparisons), prior=prior, **options)
 
     def review(self, params: Mapping[str, Tensor], comparisons: Comparisons) -> list[str]:
-        """Sentences about groups of items that never meet, and about items that never lost."""
+        """Sentences about what the data leave open; see `remarks` and `open_unknowns`."""
         if comparisons.counts is None:
             return []
-        return remarks(params["ability"].detach(), comparisons)
+        said = remarks(params["ability"].detach(), comparisons)
+        if "tie" in params and float(params["tie"]) > _ALL_TIES:
+            said.append(
+                "all comparisons are ties, and the likelihood grows as 'tie' goes to infinity: "
+                "what is reported is where the search stopped. A prior and MAP give a finite answer"
+            )
+        unknowns = open_unknowns(self, self.prepared(comparisons))
+        if unknowns:
+            said.append(
+                f"the data leave {' and '.join(map(repr, unknowns))} open: some combination of "
+                "them says what abilities or others among them say as well. Maximum likelihood "
+                "reports one of many optima; a prior and MAP choose one"
+            )
+        return said
 
     def coords(self, comparisons: Comparisons) -> dict[str, Sequence[Any]]:
         """Labels of every named dimension: the user's own ids."""
         check_comparisons(comparisons, self.n_items)
         found: dict[str, Sequence[Any]] = {
-            "item": comparisons.items.tolist(),
+            "item": listed_ids(comparisons.items),
             "result": ["first", "second", "tie"],
         }
         if comparisons.periods is not None:
-            found["period"] = comparisons.periods.tolist()
+            found["period"] = listed_ids(comparisons.periods)
         if comparisons.annotators is not None:
-            found["annotator"] = comparisons.annotators.tolist()
+            found["annotator"] = listed_ids(comparisons.annotators)
         return found

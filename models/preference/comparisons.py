@@ -13,20 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.models._ids import check_index, read_frame, shown
+from likely.models._ids import read_frame
+from likely.models.preference._checks import check_rows
 from likely.models.preference._graph import group_labels, members
 from likely.models.preference._reading import Columns, aggregate, read_columns
-
-
-def log_coefficient(counts: Tensor) -> Tensor:
-    """Logarithm of the multinomial coefficient of counts ``[*batch, 3]``, ``[*batch]``."""
-    total = counts.sum(-1)
-    found = torch.zeros_like(total)
-    # A single comparison has the coefficient one, and most of a sparse table are single.
-    several = (counts != total.unsqueeze(-1)).all(-1) & (total > 0)
-    parts = torch.lgamma(counts[several] + 1).sum(-1)
-    found[several] = torch.lgamma(total[several] + 1) - parts
-    return found
+from likely.models.preference.outcomes import log_coefficient
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +51,8 @@ class Comparisons:
     Raises
     ------
     DataError
-        For indices out of range, an item compared with itself, and counts that are negative or not
-        finite.
+        For indices out of range, an item compared with itself, counts that are negative or not
+        finite, and parts that do not fit together.
 
     Examples
     --------
@@ -85,33 +76,7 @@ class Comparisons:
     periods: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        m = len(self.first) if isinstance(self.first, Tensor) else 0
-        if not m:
-            raise DataError("first: expected a tensor int64 [m] of at least one row")
-        if len(self.items) < 2:
-            raise DataError(f"items: expected at least two, got {len(self.items)}")
-        check_index(self.first, "first", m, self.n_items, 0)
-        check_index(self.second, "second", m, self.n_items, 0)
-        check_index(self.annotator, "annotator", m, self.n_annotators, 0)
-        check_index(self.period, "period", m, self.n_periods, 0)
-        same = self.first == self.second
-        if bool(same.any()):
-            who = self.items[self.first[same][:5].cpu().numpy()]
-            raise DataError(
-                f"second: {int(same.sum())} row(s) compare an item with itself: {shown(who)}"
-            )
-        shapes = (("counts", (m, 3)), ("total", (m,)), ("home", (m,)), ("covariates", None))
-        for name, shape in shapes:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            fits = value.shape == shape if shape else value.dim() == 2 and len(value) == m
-            if not fits:
-                raise DataError(f"{name}: expected {shape or (m, 'd')}, got {tuple(value.shape)}")
-            if not bool(torch.isfinite(value).all()):
-                raise DataError(f"{name}: expected finite numbers, got NaN or infinity")
-            if name in ("counts", "total") and bool((value < 0).any()):
-                raise DataError(f"{name}: expected numbers of at least 0, got {float(value.min())}")
+        check_rows(self)
 
     @classmethod
     def from_arrays(
@@ -129,6 +94,7 @@ class Comparisons:
         period: Any = None,
         items: Any = None,
         annotators: Any = None,
+        periods: Any = None,
     ) -> Comparisons:
         """Read columns of equal length.
 
@@ -153,10 +119,12 @@ class Comparisons:
         annotator
             [m] ids of who judged.
         period
-            [m] numbers or labels that sort by time.
-        items, annotators
+            [m] numbers, dates or labels that sort by time; an ordered categorical of pandas has
+            its own order.
+        items, annotators, periods
             All ids, in the order wanted; they may hold ids that never occur. By default those that
-            occur, sorted.
+            occur, sorted. Abilities that drift take one step from each period to the next: list the
+            periods where some of them had no comparisons.
 
         Raises
         ------
@@ -172,16 +140,9 @@ class Comparisons:
             home,
             covariates,
             (annotator, annotators),
-            period,
+            (period, periods),
             items,
         )
-        same = found.first == found.second
-        if same.any():
-            who = found.items[found.first[same][:5]]
-            raise DataError(
-                f"second: {int(same.sum())} row(s) compare an item with itself, the first in row "
-                f"{int(same.argmax())}: {shown(who)}"
-            )
         return cls._of(aggregate(found))
 
     @classmethod
@@ -212,7 +173,7 @@ class Comparisons:
         covariates
             Names of columns.
         **options
-            ``items`` and ``annotators`` of `from_arrays`.
+            ``items``, ``annotators`` and ``periods`` of `from_arrays`.
 
         Raises
         ------
@@ -226,6 +187,8 @@ class Comparisons:
         >>> Comparisons.from_frame(games, "host", "guest", "w", "l", home=1)
         Comparisons(1 rows, 7 comparisons, 2 items)
         """
+        if isinstance(covariates, str):
+            raise DataError(f"covariates: expected a list of columns, got {covariates!r}")
         names = [wins, losses, ties, total, home, annotator, period]
         columns = [first, second, *(name for name in names if isinstance(name, str))]
         frame = read_frame(frame, [*columns, *(covariates or [])])
@@ -239,7 +202,7 @@ class Comparisons:
             *(column(name) for name in (wins, losses, ties)),
             total=column(total),
             home=column(home),
-            covariates=None if covariates is None else frame[list(covariates)].to_numpy(float),
+            covariates=None if covariates is None else frame[list(covariates)],
             annotator=column(annotator),
             period=column(period),
             **options,
@@ -326,7 +289,9 @@ class Comparisons:
 
     def with_counts(self, counts: Tensor) -> Comparisons:
         """The same rows with other outcomes ``[m, 3]``, for example simulated ones."""
-        counts = torch.as_tensor(counts).reshape(len(self), 3)
+        counts = torch.as_tensor(counts).to(self.total)
+        if counts.shape != (len(self), 3):
+            raise DataError(f"counts: expected {(len(self), 3)}, got {tuple(counts.shape)}")
         return replace(self, counts=counts, total=counts.sum(-1))
 
     def outcomes(self) -> Tensor:

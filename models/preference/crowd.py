@@ -9,11 +9,11 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.ops.jit import ignore_jit_warnings
 from torch import Tensor
 
 from likely.envs import DataError
 from likely.models._options import check_number
+from likely.models.preference._base import check_pair
 from likely.models.preference.bradley_terry import BradleyTerry
 from likely.models.preference.comparisons import Comparisons
 from likely.models.preference.faults import FAULTS, FaultyJudges, FaultyOutcomes
@@ -73,10 +73,7 @@ class CrowdBradleyTerry(BradleyTerry):
                 raise DataError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        if not isinstance(self.reliability_prior, tuple) or len(self.reliability_prior) != 2:
-            raise DataError(
-                f"reliability_prior must be two positive numbers, got {self.reliability_prior!r}"
-            )
+        check_pair(self.reliability_prior, "reliability_prior", "two positive numbers")
         for value in self.reliability_prior:
             check_number(value, "reliability_prior", positive=True)
 
@@ -103,30 +100,17 @@ class CrowdBradleyTerry(BradleyTerry):
             sites["reliability"] = pyro.sample("reliability", prior)
         return sites
 
-    def __call__(self, comparisons: Comparisons) -> Tensor:
-        """Run the program; outcomes that ``comparisons`` lack are simulated.
+    def plate(self, data: Comparisons) -> tuple[str, int]:
+        """Name and size of the plate of the outcomes."""
+        return (
+            super().plate(data) if self.latent == "comparison" else ("annotator", data.n_annotators)
+        )
 
-        Returns
-        -------
-        Tensor
-            The counts [m, 3], observed or simulated.
-
-        Raises
-        ------
-        DataError
-            See the class.
-        """
+    def part(self, data: Comparisons, index: Tensor) -> Comparisons:
+        """The data of some members of that plate."""
         if self.latent == "comparison":
-            return super().__call__(comparisons)
-        data = self.prepared(comparisons)
-        sites = self.sample_sites(data)
-        number = data.n_annotators
-        with pyro.plate("annotator", number, device=str(data.first.device)) as index:
-            with ignore_jit_warnings():
-                if index is not None and len(index) < number:
-                    data = _of_annotators(data, index)
-            counts: Tensor = pyro.sample("outcome", self.outcome(sites, data), obs=data.counts)
-        return counts
+            return super().part(data, index)
+        return _of_annotators(data, index)
 
     def outcome(self, sites: Mapping[str, Tensor], data: Comparisons) -> Any:
         """The distribution of the counts [m, 3]."""
@@ -156,7 +140,7 @@ class CrowdBradleyTerry(BradleyTerry):
         if not start:
             return start
         shape = (comparisons.n_annotators,) if self.latent == "comparison" else ()
-        start["reliability"] = torch.full(shape, _START).to(start["ability"])
+        start["reliability"] = comparisons.total.new_full(shape, _START)
         return start
 
     def m_step(

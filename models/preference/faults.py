@@ -12,8 +12,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from likely.models._shapes import broadcast_shapes
-from likely.models.preference.comparisons import log_coefficient
-from likely.models.preference.outcomes import draw_counts
+from likely.models.preference.outcomes import draw_counts, log_coefficient
 
 FAULTS = ("reverse", "guess")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
-from torch.distributions import constraints
+from torch.distributions import AffineTransform, ExpTransform, constraints
 
 from likely.models._shapes import broadcast_shapes
-from likely.models.preference.comparisons import Comparisons, log_coefficient
+
+if TYPE_CHECKING:
+    from likely.models.preference.comparisons import Comparisons
 
 # How ties arise; None where there are none, and "half" where each is half a win of both.
 TIES = (None, "half", "davidson", "rao-kupper")
@@ -59,6 +61,18 @@ def log_chances(log_odds: Tensor, tie: Tensor | None, rule: str | None) -> Tenso
     first = F.logsigmoid(log_odds)
     never = torch.full_like(first, -torch.inf)
     return torch.stack([first, first - log_odds, never], -1)
+
+
+def log_coefficient(counts: Tensor) -> Tensor:
+    """Logarithm of the multinomial coefficient of counts ``[*batch, 3]``, ``[*batch]``."""
+    first, second, tied = counts.unbind(-1)
+    total = first + second + tied
+    found = torch.zeros_like(total)
+    # What always came out the same has the coefficient one, as has most of a sparse table.
+    several = first.maximum(second).maximum(tied) < total
+    parts = torch.lgamma(counts[several] + 1).sum(-1)
+    found[several] = torch.lgamma(total[several] + 1) - parts
+    return found
 
 
 def counted(counts: Tensor, logs: Tensor) -> Tensor:
@@ -129,6 +143,37 @@ class OutcomeCounts(dist.TorchDistribution):
         """Draw counts ``[*sample, *batch, m, 3]``."""
         chances = log_chances(self.log_odds, self.tie, self.rule).exp()
         return draw_counts(chances, self.total, Size(sample_shape))
+
+
+class AboveOne(dist.TransformedDistribution):
+    """A number above one, of which what is above is log-normal.
+
+    Parameters
+    ----------
+    loc, scale
+        Mean and standard deviation of its logarithm, ``[*batch]``.
+
+    Examples
+    --------
+    >>> AboveOne(torch.tensor(0.0), torch.tensor(1e-9)).sample()
+    tensor(2.)
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.greater_than(1.0)
+
+    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+        one = loc.new_ones(())
+        super().__init__(
+            dist.Normal(loc, scale, validate_args=validate_args),
+            [ExpTransform(), AffineTransform(one, one)],
+            validate_args=validate_args,
+        )
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> AboveOne:
+        """The same distribution over a larger batch."""
+        shape = Size(batch_shape)
+        return AboveOne(self.base_dist.loc.expand(shape), self.base_dist.scale.expand(shape))
 
 
 def draw_counts(chances: Tensor, total: Tensor, sample_shape: Sequence[int] = ()) -> Tensor:

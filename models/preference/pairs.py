@@ -93,6 +93,9 @@ class TrajectoryPairs:
         cls, trajectories: Trajectories, first: Any, second: Any, preferred: Any = None
     ) -> TrajectoryPairs:
         """Pairs of episodes of one collection, by their positions [m]."""
+        if not isinstance(trajectories, Trajectories):
+            got = type(trajectories).__name__
+            raise DataError(f"trajectories: expected Trajectories, got {got}")
         return cls(trajectories[first], trajectories[second], preferred)
 
     def __len__(self) -> int:
@@ -104,9 +107,11 @@ class TrajectoryPairs:
         return f"TrajectoryPairs({n} pair{'s' * (n != 1)}, {steps} steps, {asked})"
 
     def __getitem__(self, index: Any) -> TrajectoryPairs:
-        """Some pairs: a slice, positions, or a mask [m]."""
-        given = None if self.preferred is None else self.preferred[index]
-        return TrajectoryPairs(self.first[index], self.second[index], given)
+        """Some pairs: a position, a slice, positions, or a mask [m]."""
+        # Trajectories know what an index may be, and say so.
+        first, second = self.first[index], self.second[index]
+        given = None if self.preferred is None else self.preferred[index].reshape(-1)
+        return TrajectoryPairs(first, second, given)
 
     def with_preferred(self, preferred: Any) -> TrajectoryPairs:
         """The same pairs with other answers [m]; None takes them off."""
@@ -143,7 +148,8 @@ class TrajectoryPairs:
     def remembered(self, owner: Any, name: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` gives, made once for an owner: sums over steps do not change in a fit."""
         key = id(owner), name
-        if key not in self._memory:
-            # With its owner, whose number nobody else may then get.
+        # Its number is an owner's as long as it is kept here. A copy of the pairs, or one in
+        # another process, holds copies of the owners under numbers that may be anybody's.
+        if key not in self._memory or self._memory[key][0] is not owner:
             self._memory[key] = owner, make()
         return self._memory[key][1]

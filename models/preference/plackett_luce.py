@@ -14,6 +14,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from likely.envs import DataError
+from likely.models._ids import listed_ids
 from likely.models.preference._base import AbilityPrior
 from likely.models.preference.rankings import Rankings
 
@@ -97,7 +98,7 @@ class PlackettLuce(AbilityPrior):
     ----------
     n_items
         Number of items n ≥ 2.
-    ability_scale, spread_scale
+    ability_scale, spread_scale, centred
         As in `BradleyTerry`.
 
     Raises
@@ -108,7 +109,7 @@ class PlackettLuce(AbilityPrior):
     Notes
     -----
     Sites: ``ability`` [n_items], of sum zero; ``ability_spread`` where it is an unknown; and the
-    observed ``order`` [R, L] (plate ``ranking``).
+    observed ``order`` [R, L] (plate ``ranking``). For ``deviation`` see `BradleyTerry`.
 
     Examples
     --------
@@ -120,7 +121,11 @@ class PlackettLuce(AbilityPrior):
 
     n_items: int
 
-    dims: ClassVar[Mapping[str, tuple[str, ...]]] = {"ability": ("item",), "order": ("place",)}
+    dims: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "ability": ("item",),
+        "deviation": ("item",),
+        "order": ("place",),
+    }
 
     def __post_init__(self) -> None:
         self._check_prior(self.n_items)
@@ -153,15 +158,16 @@ class PlackettLuce(AbilityPrior):
     def initial(self, rankings: Rankings) -> dict[str, Tensor]:
         """Start with equal abilities, where the log-likelihood, which is concave, is finite."""
         self._check(rankings)
-        start = {"ability": torch.zeros(self.n_items)}
-        if self.ability_scale is None:
-            start["ability_spread"] = torch.tensor(self.spread_scale)
-        return start
+        equal = torch.zeros(self.n_items)
+        if self.ability_scale is not None:
+            return {"ability": equal}
+        name = "ability" if self.centred else "deviation"
+        return {name: equal, "ability_spread": torch.tensor(self.spread_scale)}
 
     def coords(self, rankings: Rankings) -> dict[str, Sequence[Any]]:
         """Labels of every named dimension: the user's own ids."""
         self._check(rankings)
-        return {"item": rankings.items.tolist()}
+        return {"item": listed_ids(rankings.items)}
 
     def _check(self, rankings: Any) -> None:
         if not isinstance(rankings, Rankings):

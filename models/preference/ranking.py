@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from likely.envs import DataError
+from likely.models._ids import factorize, lookup, shown
 from likely.models._options import check_count, check_number
 from likely.models.preference._information import covariance_factor
 from likely.models.preference.bradley_terry import BradleyTerry
@@ -49,10 +50,16 @@ def ability_draws(fit: Any, *, draws: int = 4000, seed: int = 0, period: Any = N
     """
     program, data, params = _parts(fit)
     check_count(draws, "draws", 2)
+    check_count(seed, "seed", 0)
     place = _period(data, params["ability"], period)
     if not fit.is_point:
         found: Tensor = fit.draws["ability"].flatten(0, 1)
         return found if place is None else found[:, place]
+    if "ability" not in fit.point():
+        raise DataError(
+            "fit: these abilities follow from deviations and a spread, which have no normal "
+            "approximation together; use a posterior engine"
+        )
     centre = params["ability"]
     generator = torch.Generator().manual_seed(seed)
     factor = None
@@ -193,6 +200,7 @@ def win_matrix(
         raise DataError(f"outcome must be 'win', 'tie' or 'score', got {outcome!r}")
     program, data, params = _parts(fit)
     check_count(draws, "draws", 1)
+    check_count(seed, "seed", 0)
     values = {name: fit.draws[name].flatten(0, 1) for name in ("ability", "tie") if name in params}
     place = _period(data, params["ability"], period)
     if place is not None:
@@ -249,6 +257,7 @@ def standard_errors(fit: Any, *, probes: int = 64, seed: int = 0) -> dict[str, T
     """
     program, data, params = _parts(fit)
     check_count(probes, "probes", 1)
+    check_count(seed, "seed", 0)
     maximised = fit.engine == "map" or fit.options.get("objective") == "posterior"
     found = None
     if _is_plain(program):
@@ -307,9 +316,10 @@ def _period(data: Any, ability: Tensor, period: Any) -> int | None:
         if period is not None:
             raise DataError("period: these abilities do not change")
         return None
-    labels = data.periods.tolist()
     if period is None:
-        return len(labels) - 1
-    if period not in labels:
-        raise DataError(f"period: expected one of {labels}, got {period!r}")
-    return int(labels.index(period))
+        return int(data.n_periods) - 1
+    _, wanted = factorize([period], "period")
+    place = int(lookup(wanted, data.periods)[0]) if len(wanted) else -1
+    if place < 0:
+        raise DataError(f"period: expected one of {shown(data.periods)}, got {period!r}")
+    return place

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -53,8 +54,12 @@ class Rankings:
         if not isinstance(self.order, Tensor) or self.order.dim() != 2 or not len(self.order):
             raise DataError("order: expected a tensor int64 [R, L] of at least one ranking")
         check_index(self.order.reshape(-1), "order", self.order.numel(), self.n_items, -1)
+        if self.depth is None or not isinstance(self.decided, bool):
+            raise DataError("depth, decided: expected int64 [R] and True or False")
         check_index(self.depth, "depth", len(self.order), self.order.shape[1] + 1, 1)
         length = self.lengths
+        if bool((self.depth > length).any()):
+            raise DataError("depth: expected at most as many places as a ranking has items")
         inside = torch.arange(self.order.shape[1], device=self.order.device) < length[:, None]
         if bool(((self.order >= 0) != inside).any()) or bool((length < 2).any()):
             raise DataError("order: expected rankings of two or more items, −1 after their end")
@@ -91,7 +96,12 @@ class Rankings:
         DataError
             For no rankings, unknown ids, an item twice in a ranking, and a depth out of range.
         """
-        lists = [list(ranking) for ranking in rankings]
+        if isinstance(rankings, Tensor):
+            rankings = rankings.tolist()
+        try:
+            lists = [x.tolist() if isinstance(x, Tensor) else list(x) for x in rankings]
+        except TypeError as error:
+            raise DataError(f"rankings: expected sequences of ids; {error}") from error
         if not lists:
             raise DataError("rankings: expected at least one, got none")
         short = [number for number, ranking in enumerate(lists) if len(ranking) < 2]
@@ -142,7 +152,7 @@ class Rankings:
         Raises
         ------
         DataError
-            For a missing column, and for places that are missing or equal within a ranking.
+            For a missing column, and for places that are missing, no numbers, or there twice.
 
         Examples
         --------
@@ -153,8 +163,13 @@ class Rankings:
                 [1, 0]])
         """
         table = read_frame(frame, [ranking, item, place])
-        if table[place].isna().any():
-            raise DataError(f"{place}: expected a place in every row, got missing ones")
+        for name in (ranking, place):
+            if table[name].isna().any():
+                raise DataError(f"{name}: expected a value in every row, got missing ones")
+        places = pd.to_numeric(table[place], errors="coerce")
+        numbers = pd.api.types.is_numeric_dtype(table[place].infer_objects())
+        if not numbers or not np.isfinite(places).all() or (places < 0).any():
+            raise DataError(f"{place}: expected finite numbers of at least 0, 1 being the best")
         if table.duplicated([ranking, place]).any():
             raise DataError(f"{place}: two items of one ranking have the same place")
         ordered = table.sort_values([ranking, place], kind="stable")
@@ -193,4 +208,12 @@ class Rankings:
 
     def with_order(self, order: Tensor) -> Rankings:
         """The same rankings in another order ``[R, L]``, for example a simulated one."""
-        return replace(self, order=torch.as_tensor(order).reshape(self.order.shape), decided=True)
+        order = torch.as_tensor(order)
+        if order.shape != self.order.shape:
+            raise DataError(
+                f"order: expected shape {tuple(self.order.shape)}, got {tuple(order.shape)}"
+            )
+        new = replace(self, order=order, decided=True)
+        if not torch.equal(new.order.sort(-1).values, self.order.sort(-1).values):
+            raise DataError("order: expected the same items in each ranking")
+        return new

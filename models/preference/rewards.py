@@ -2,74 +2,36 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro
 import torch
-from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from likely.envs import DataError, Trajectories
-from likely.envs._checks import as_double
 from likely.models import _reward_tables
 from likely.models._linear import coefficient_prior
-from likely.models._options import check_count, check_number
-from likely.models._policy_base import Sites, featurise
-from likely.models._reward_tables import WEIGHTS, flattened
-from likely.models._start_states import check_discrete
+from likely.models._options import check_count
+from likely.models._policy_base import Sites, checked_value
+from likely.models._reward_tables import NETWORK, WEIGHTS, flattened, module_rewards
 from likely.models.policy import without_rows
+from likely.models.preference._reward_base import (
+    Params,
+    Rows,
+    TrajectoryReward,
+    check_scale,
+    check_table,
+    checked_features,
+    drawn_value,
+    entries,
+    step_features,
+    visits,
+)
 from likely.models.preference.pairs import PairSteps, TrajectoryPairs
 
 TABLE = "reward_table"
-Rows = Tensor | slice
-Params = Mapping[str, Any]
-
-
-class TrajectoryReward(ABC):
-    """A reward of states, or of states and actions, with unknowns."""
-
-    @property
-    @abstractmethod
-    def dims(self) -> dict[str, tuple[str, ...]]:
-        """Site to the names of its event dimensions."""
-
-    def coords(self) -> dict[str, Any]:
-        """Labels of the dimensions."""
-        return {}
-
-    @abstractmethod
-    def differences(self, pairs: TrajectoryPairs, discount: float) -> Any:
-        """What the reward knows of the pairs, the first's less the second's."""
-
-    @abstractmethod
-    def sample_sites(self, like: Tensor, differences: Any) -> Sites:
-        """Make the Pyro statements, in the dtype of ``like``."""
-
-    @abstractmethod
-    def start(self, like: Tensor, differences: Any) -> Sites:
-        """Where a search begins."""
-
-    @abstractmethod
-    def ahead(self, sites: Sites, differences: Any, rows: Rows) -> Tensor:
-        """R(first) − R(second) of some of the pairs, [*outside, rows]."""
-
-    @abstractmethod
-    def steps(self, params: Params, trajectories: Trajectories) -> Tensor:
-        """Rewards float64 [N] of all steps, at one value of each site."""
-
-    @abstractmethod
-    def table(self, params: Params) -> Tensor:
-        r"""The reward of Discrete states, float64 [\*B, S] or [\*B, S, A].
-
-        Parameters
-        ----------
-        params
-            A fit's ``params``, or its ``draws`` [chain, draw, ...], whose leading axes \*B are
-            kept.
-        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +65,15 @@ class LinearReward(TrajectoryReward):
     names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", _checked(self.features))
-        _check_scale(self.prior_scale)
+        object.__setattr__(self, "features", checked_features(self.features))
+        check_scale(self.prior_scale)
         table = self.features
         width = table.shape[-1] if isinstance(table, Tensor) else len(self.names)
-        if len(self.names) not in (0, width):
-            raise DataError(f"names: expected {width}, got {len(self.names)}")
+        names = [] if isinstance(self.names, str) else list(self.names)
+        if len(names) not in (0, width) or isinstance(self.names, str):
+            raise DataError(f"names: expected {width} or none, got {self.names!r}")
+        if len(set(names)) < len(names):
+            raise DataError(f"names: expected different ones, got {names}")
 
     @property
     def dims(self) -> dict[str, tuple[str, ...]]:
@@ -122,8 +87,14 @@ class LinearReward(TrajectoryReward):
     def differences(self, pairs: TrajectoryPairs, discount: float) -> Tensor:
         """Discounted sums of features, [m, F]."""
         steps = pairs.steps(discount)
-        rows = _step_features(self.features, pairs.first, steps.states, steps.actions).double()
+        rows = step_features(self.features, pairs.first, steps.states, steps.actions).double()
+        if self.names and rows.shape[1] != len(self.names):
+            raise DataError(f"features: {rows.shape[1]} for {len(self.names)} names")
         return steps.summed(rows.T, len(pairs)).T.contiguous()
+
+    def shapes(self, differences: Tensor) -> dict[str, tuple[int, ...]]:
+        """[F]."""
+        return {WEIGHTS: tuple(differences.shape[1:])}
 
     def sample_sites(self, like: Tensor, differences: Tensor) -> Sites:
         """Sample ``reward_weights`` [F]."""
@@ -143,14 +114,14 @@ class LinearReward(TrajectoryReward):
     def steps(self, params: Params, trajectories: Trajectories) -> Tensor:
         """ψ·w of each step."""
         states = trajectories.step_states
-        rows = _step_features(self.features, trajectories, states, trajectories.actions).double()
-        return rows @ as_double(params[WEIGHTS], WEIGHTS).detach()
+        rows = step_features(self.features, trajectories, states, trajectories.actions).double()
+        return rows @ checked_value(params, WEIGHTS, rows.shape[1:])
 
     def table(self, params: Params) -> Tensor:
         """ψ·w of each state."""
         if not isinstance(self.features, Tensor):
             raise DataError("features: only a table of them gives a table of rewards")
-        weights = as_double(params[WEIGHTS], WEIGHTS).detach()
+        weights = drawn_value(params, WEIGHTS, self.features.shape[-1:])
         rows = weights @ self.features.flatten(0, -2).T
         return rows.unflatten(-1, self.features.shape[:-1])
 
@@ -181,7 +152,7 @@ class TabularReward(TrajectoryReward):
         check_count(self.n_states, "n_states", 1)
         if self.n_actions is not None:
             check_count(self.n_actions, "n_actions", 1)
-        _check_scale(self.prior_scale)
+        check_scale(self.prior_scale)
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -198,7 +169,11 @@ class TabularReward(TrajectoryReward):
 
     def differences(self, pairs: TrajectoryPairs, discount: float) -> Tensor:
         """Discounted visits, [m, S] or [m, S · A]."""
-        return _visits(pairs, discount, self._shape)
+        return visits(pairs, discount, self._shape)
+
+    def shapes(self, differences: Tensor) -> dict[str, tuple[int, ...]]:
+        """[S] or [S, A]."""
+        return {TABLE: self._shape}
 
     def sample_sites(self, like: Tensor, differences: Tensor) -> Sites:
         """Sample ``reward_table``."""
@@ -218,12 +193,12 @@ class TabularReward(TrajectoryReward):
 
     def steps(self, params: Params, trajectories: Trajectories) -> Tensor:
         """The entries of the steps."""
-        _check_table(trajectories, self._shape)
-        return _read(self.table(params), trajectories)
+        check_table(trajectories, self._shape)
+        return entries(checked_value(params, TABLE, torch.Size(self._shape)), trajectories)
 
     def table(self, params: Params) -> Tensor:
         """The table itself."""
-        return as_double(params[TABLE], TABLE).detach()
+        return drawn_value(params, TABLE, self._shape)
 
 
 class _Features(NamedTuple):
@@ -250,7 +225,9 @@ class NetworkReward(TrajectoryReward):
 
     Notes
     -----
-    Sites ``reward$$$...``; with priors ``reward....``.
+    Sites ``reward$$$...``; with priors ``reward....``. The module and its buffers compute in the
+    precision of the engine (double, as a rule), whatever their own. Parameters that need no
+    gradient stay as they are, unless there is a prior, which is one of all.
     """
 
     module: torch.nn.Module
@@ -258,9 +235,11 @@ class NetworkReward(TrajectoryReward):
     prior_scale: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", _checked(self.features))
-        _check_scale(self.prior_scale)
+        object.__setattr__(self, "features", checked_features(self.features))
+        check_scale(self.prior_scale)
         self._part(torch.empty(0))
+        if not self._unknowns():
+            raise DataError("network: it has no parameters to learn, so that nothing is unknown")
 
     def _part(self, rows: Tensor) -> _reward_tables.NetworkReward:
         return _reward_tables.NetworkReward(rows, self.module, self.prior_scale)
@@ -273,10 +252,14 @@ class NetworkReward(TrajectoryReward):
     def differences(self, pairs: TrajectoryPairs, discount: float) -> Any:
         """Visits of the table's rows [m, K], or all steps' features."""
         if isinstance(self.features, Tensor):
-            return _visits(pairs, discount, self.features.shape[:-1])
+            return visits(pairs, discount, self.features.shape[:-1])
         steps = pairs.steps(discount)
-        rows = _step_features(self.features, pairs.first, steps.states, steps.actions)
+        rows = step_features(self.features, pairs.first, steps.states, steps.actions)
         return _Features(rows, steps, len(pairs))
+
+    def shapes(self, differences: Any) -> dict[str, tuple[int, ...]]:
+        """Those of the parameters."""
+        return {name: tuple(value.shape) for name, value in self._unknowns().items()}
 
     def sample_sites(self, like: Tensor, differences: Any) -> Sites:
         """Register the parameters, or sample them where they have a prior."""
@@ -295,89 +278,34 @@ class NetworkReward(TrajectoryReward):
 
     def _outputs(self, sites: Sites, rows: Tensor) -> Tensor:
         """The module at features [*rows, F], float64."""
-        if sites:
-            return self._part(rows).table(sites)
-        # Engines put parameters of their precision, the default one, in the place of the module's.
-        own = next(self.module.parameters()).dtype
-        found = self.module(rows.to(torch.promote_types(own, torch.get_default_dtype())))
-        shape = rows.shape[:-1]
-        if not isinstance(found, Tensor) or found.shape not in (shape, (*shape, 1)):
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise DataError(f"module: expected rewards {(*shape, 1)}, got {got}")
-        return found.reshape(shape).double()
+        values = {name[len(NETWORK) :].lstrip("$."): value for name, value in sites.items()}
+        return module_rewards(self.module, values, rows)
 
     def steps(self, params: Params, trajectories: Trajectories) -> Tensor:
         """Outputs at the steps."""
         states = trajectories.step_states
-        rows = _step_features(self.features, trajectories, states, trajectories.actions)
+        rows = step_features(self.features, trajectories, states, trajectories.actions)
         with torch.no_grad():
-            return self._part(rows).table(self._own(params))
+            return self._outputs(self._own(params), rows)
 
     def table(self, params: Params) -> Tensor:
         """Outputs at the table's rows."""
         if not isinstance(self.features, Tensor):
             raise DataError("features: only a table of them gives a table of rewards")
-        part = self._part(self.features)
-        sizes = {name: p.dim() for name, p in part._parameters().items()}
-        sites, batch = flattened(params, sizes)
+        sizes = {name: p.dim() for name, p in self._unknowns().items()}
+        sites, batch = flattened({name: params[name] for name in sizes if name in params}, sizes)
         count = len(next(iter(sites.values())))
         with torch.no_grad():
-            each = [part.table({n: v[i] for n, v in sites.items()}) for i in range(count)]
+            each = [
+                self._outputs({n: v[i] for n, v in sites.items()}, self.features)
+                for i in range(count)
+            ]
         return torch.stack(each).reshape(*batch, *each[0].shape)
 
     def _own(self, params: Params) -> Sites:
-        names = self._part(torch.empty(0))._parameters()
-        return {name: as_double(params[name], name).detach() for name in names}
+        return {n: checked_value(params, n, p.shape) for n, p in self._unknowns().items()}
 
-
-def _checked(features: Any) -> Any:
-    """A table as float64; functions and None as they are."""
-    if features is None or (callable(features) and not isinstance(features, Tensor)):
-        return features
-    table = as_double(features, "features").detach()
-    if table.dim() not in (2, 3):
-        raise DataError(f"features: expected [S, F] or [S, A, F], got {tuple(table.shape)}")
-    return table
-
-
-def _check_scale(scale: Any) -> None:
-    if scale is not None:
-        check_number(scale, "prior_scale", positive=True)
-
-
-def _check_table(trajectories: Trajectories, shape: Sequence[int]) -> None:
-    """Raise `DataError` unless states, and actions if they count, are those of a table."""
-    check_discrete(trajectories.state_space, shape[0], "states")
-    if len(shape) > 1:
-        check_discrete(trajectories.action_space, shape[1], "actions")
-        if trajectories.actions is None:
-            raise DataError("actions: the reward depends on them, and these trajectories have none")
-
-
-def _step_features(
-    features: Any, trajectories: Trajectories, states: Tensor, actions: Tensor | None
-) -> Tensor:
-    """Features [N, F] of steps, whose spaces are those of some trajectories."""
-    if not isinstance(features, Tensor):
-        if features is None and isinstance(trajectories.state_space, Discrete):
-            raise DataError("features: expected a table or a function, as states are Discrete")
-        return featurise(features, states)
-    _check_table(trajectories, features.shape[:-1])
-    return features[states] if features.dim() == 2 else features[states, actions]
-
-
-def _visits(pairs: TrajectoryPairs, discount: float, shape: Sequence[int]) -> Tensor:
-    """Discounted visits of states, or of states and actions, [m, K] in float64."""
-    _check_table(pairs.first, shape)
-    steps, m, size = pairs.steps(discount), len(pairs), int(torch.Size(shape).numel())
-    place = steps.states
-    if len(shape) > 1:
-        assert steps.actions is not None
-        place = place * shape[1] + steps.actions
-    flat = steps.weight.new_zeros(m * size)
-    return flat.index_add(0, steps.pair * size + place, steps.weight).reshape(m, size)
-
-
-def _read(table: Tensor, trajectories: Trajectories) -> Tensor:
-    states = trajectories.step_states
-    return table[states] if table.dim() == 1 else table[states, trajectories.actions]
+    def _unknowns(self) -> dict[str, Tensor]:
+        """Parameters that a fit has values of."""
+        found = self._part(torch.empty(0))._parameters()
+        return {n: p for n, p in found.items() if p.requires_grad or self.prior_scale is not None}

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from likely.envs import DataError
-from likely.envs._checks import as_double, as_number
+from likely.envs._checks import as_number
 from likely.models._data import as_weights, plate_rows, plate_weights
 from likely.models._options import check_number
 from likely.models._policy_base import float_like
+from likely.models.preference._reward_base import TrajectoryReward, drawn_value
 from likely.models.preference.pairs import TrajectoryPairs
-from likely.models.preference.rewards import TrajectoryReward
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +135,10 @@ class TrajectoryPreference:
 
     def log_odds(self, params: Mapping[str, Any], pairs: TrajectoryPairs) -> Tensor:
         """β (R(first) − R(second)), float64 [m], at one value of each site."""
-        sites = {n: as_double(v, n).detach() for n, v in params.items()}
         with torch.no_grad():
             known = self.differences(pairs)
+            shapes = self.reward.shapes(known)
+            sites = {name: drawn_value(params, name, shape) for name, shape in shapes.items()}
             return self.rationality * self.reward.ahead(sites, known, slice(None)).double()
 
     def probabilities(self, params: Mapping[str, Any], pairs: TrajectoryPairs) -> Tensor:

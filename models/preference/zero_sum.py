@@ -132,6 +132,15 @@ class ZeroSumNormal(dist.TorchDistribution):
         return -0.5 * square - free * (self.scale.log() + 0.5 * math.log(2 * math.pi))
 
 
+def step_scales(scale: Tensor, drift: Tensor, n_periods: int) -> Tensor:
+    """Standard deviation of a first vector and of each step after it, ``[*batch, n_periods]``."""
+    steps = drift.unsqueeze(-1).expand(drift.shape + (n_periods - 1,))
+    first = scale.unsqueeze(-1).expand(scale.shape + (1,))
+    batch = broadcast_shapes(scale.shape, drift.shape)
+    parts = [part.expand(batch + part.shape[-1:]) for part in (first, steps)]
+    return torch.cat(parts, -1)
+
+
 class ZeroSumWalk(dist.TorchDistribution):
     r"""Vectors of sum zero that take a normal step from each period to the next.
 
@@ -182,8 +191,7 @@ class ZeroSumWalk(dist.TorchDistribution):
 
     def _scales(self) -> Tensor:
         """Standard deviation of the first vector and of each step, ``[*batch, T]``."""
-        steps = self.drift.unsqueeze(-1).expand(self.batch_shape + (self.event_shape[0] - 1,))
-        return torch.cat([self.scale.unsqueeze(-1), steps], -1)
+        return step_scales(self.scale, self.drift, self.event_shape[0])
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw walks ``[*sample, *batch, T, n]``."""

@@ -145,6 +145,15 @@ BAD = [
     ({"first": ["a"], "second": ["b"], "annotator": [None]}, "annotator: 1 missing"),
     ({"first": ["a"], "second": ["b"], "annotators": ["x"]}, "annotators: expected None"),
     ({"first": "ab", "second": ["b"]}, "first: expected a one-dimensional array"),
+    ({"first": ["a"], "second": ["b"], "wins": ["3"]}, "wins: expected numbers, got"),
+    ({"first": ["a"], "second": ["b"], "wins": np.array(["2020"], "M8[D]")}, "wins: expected numb"),
+    ({"first": ["a"], "second": ["b"], "ties": torch.ones(1).to_sparse()}, "ties: expected numb"),
+    ({"first": ["a"], "second": ["b"], "wins": torch.ones(1).bfloat16()}, "wins: expected numb"),
+    ({"first": ["a"], "second": ["b"], "covariates": [["x"]]}, "covariates: expected numbers"),
+    ({"first": ["a"], "second": ["b"], "period": [np.nan]}, "period: 1 missing"),
+    ({"first": ["a"], "second": ["b"], "periods": [1, 2]}, "periods: expected None"),
+    ({"first": ["a"], "second": ["b"], "period": [3], "periods": [1, 2]}, "not in periods"),
+    ({"first": ["a", "b"], "second": ["b", "a"], "period": [1, "x"]}, "period: .*sort by time"),
 ]
 
 
@@ -152,6 +161,64 @@ BAD = [
 def test_bad_input_is_refused_by_name(given: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         Comparisons.from_arrays(**given)
+
+
+def test_periods_may_be_listed_in_order() -> None:
+    first, second = ["a", "b", "a"], ["b", "a", "b"]
+    years = Comparisons.from_arrays(first, second, period=[20, 22, 22], periods=[20, 21, 22])
+    assert years.n_periods == 3
+    assert years.period is not None
+    assert years.period.tolist() == [0, 2]
+    order = ["spring", "summer", "autumn"]
+    season = pd.Categorical(["autumn", "spring", "spring"], categories=order, ordered=True)
+    assert years.counts is not None
+    assert years.counts.tolist() == [[1, 0, 0], [1, 1, 0]]
+    named = Comparisons.from_arrays(first, second, period=season)
+    assert named.periods is not None
+    assert named.periods.tolist() == order
+
+
+def test_tables_name_their_covariates_in_a_list() -> None:
+    frame = pd.DataFrame({"winner": ["a"], "loser": ["b"], "x": ["high"]})
+    with pytest.raises(DataError, match="covariates: expected a list"):
+        Comparisons.from_frame(frame, covariates="x")
+    with pytest.raises(DataError, match="covariates: expected numbers"):
+        Comparisons.from_frame(frame, covariates=["x"])
+
+
+ROW = {
+    "first": torch.tensor([0]),
+    "second": torch.tensor([1]),
+    "counts": torch.tensor([[1.0, 0.0, 0.0]]),
+    "total": torch.tensor([1.0]),
+    "items": np.array(["a", "b"]),
+}
+BAD_PARTS = [
+    ({"first": [0]}, "first: expected a tensor"),
+    ({"first": torch.tensor(0)}, "first: expected a tensor"),
+    ({"second": torch.tensor([0])}, "with itself: 'a'"),
+    ({"second": torch.tensor([2])}, "second: expected indices from 0 to 1"),
+    ({"items": ["a", "b"]}, "items: expected a NumPy array"),
+    ({"items": None}, "items: expected them"),
+    ({"items": np.array(["a"])}, "items: expected at least two"),
+    ({"total": None}, "total: expected a tensor"),
+    ({"total": torch.tensor([5.0])}, "total: expected the sum of counts.* in row 0"),
+    ({"counts": [[1, 0, 0]]}, "counts: expected a tensor"),
+    ({"counts": torch.tensor([[1, 0, 0]])}, "counts: expected a tensor of floating numbers"),
+    ({"counts": torch.tensor([[1.0, 0.0]])}, r"counts: expected \(1, 3\)"),
+    ({"counts": torch.tensor([[2.0, -1.0, 0.0]])}, "counts: expected numbers of at least 0"),
+    ({"home": torch.tensor([7.0])}, "home: expected 1"),
+    ({"covariates": torch.tensor([float("nan")]).reshape(1, 1)}, "covariates: expected finite"),
+    ({"annotator": torch.tensor([0])}, "annotators: expected them"),
+    ({"periods": np.array([2020])}, "periods: expected them"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), BAD_PARTS, ids=[said for _, said in BAD_PARTS])
+def test_parts_that_do_not_fit_are_refused_by_name(given: dict[str, Any], said: str) -> None:
+    parts: dict[str, Any] = {**ROW, **given}
+    with pytest.raises(DataError, match=said):
+        Comparisons(**parts)
 
 
 def test_numbers_and_text_are_different_ids() -> None:
@@ -179,6 +246,10 @@ def test_dtype_subset_and_new_counts() -> None:
     assert part.n_items == 3
     new = data.with_counts(torch.tensor([[0.0, 3.0, 0.0], [1.0, 2.0, 0.0]]))
     assert new.total.tolist() == [3, 3]
+    whole = data.with_counts(torch.tensor([[0, 3, 0], [1, 2, 0]]))
+    assert whole.total.dtype == torch.float64
+    with pytest.raises(DataError, match=r"counts: expected \(2, 3\), got \(3, 2\)"):
+        data.with_counts(torch.ones(3, 2))
     design = Comparisons.from_arrays(["a"], ["b"], total=5)
     with pytest.raises(DataError, match="no outcomes"):
         design.outcomes()

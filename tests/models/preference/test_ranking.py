@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from likely.envs import DataError
-from likely.inference import MAP, MLE, FitError, Laplace, plot_intervals, plot_matrix
+from likely.inference import MAP, MLE, Fit, FitError, Laplace, plot_intervals, plot_matrix
 from likely.models import BradleyTerry, Comparisons, CrowdBradleyTerry, PlackettLuce, Rankings
 from likely.models.preference import ability_draws, deviance, ranking, standard_errors, win_matrix
 
@@ -123,6 +123,8 @@ def test_bad_arguments_are_refused(league: Comparisons) -> None:
         lambda: ranking(fit, interval=1.0),
         lambda: ranking(fit, draws=1),
         lambda: ranking(fit, period=1),
+        lambda: ranking(fit, seed=-1),
+        lambda: win_matrix(fit, seed="x"),  # type: ignore[arg-type]
         lambda: win_matrix(fit, outcome="loss"),
         lambda: standard_errors(fit, probes=0),
     ):
@@ -167,6 +169,10 @@ BAD_RANKINGS = [
     ([[0, 1]], {"items": [0, 2]}, "not in items"),
     ([[0, 1]], {"depth": 0}, "depth"),
     ([[0, 1]], {"depth": [1, 2]}, "depth"),
+    ([[0, 1]], {"depth": 1.5}, "depth"),
+    ([0, 1], {}, "expected sequences of ids"),
+    (None, {}, "expected sequences of ids"),
+    ([[0, 1]], {"decided": "no"}, "decided"),
 ]
 
 
@@ -174,6 +180,61 @@ BAD_RANKINGS = [
 def test_bad_rankings_are_refused(lists: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         Rankings.from_lists(lists, **options)
+
+
+PLACES = pd.DataFrame({"ranking": [1, 1, 1], "item": list("abc"), "place": [2, 10, 1]})
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("place", ["2", "10", "1"], "place: expected finite numbers"),
+        ("place", [2, -1, 1], "place: expected finite numbers"),
+        ("place", [2, np.inf, 1], "place: expected finite numbers"),
+        ("place", [2, None, 1], "place: expected a value in every row"),
+        ("place", [2, 1, 1], "same place"),
+        ("ranking", [1, None, 1], "ranking: expected a value in every row"),
+    ],
+)
+def test_bad_places_are_refused(column: str, values: list[Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        Rankings.from_frame(PLACES.assign(**{column: values}))
+
+
+def test_places_are_numbers_and_tensors_hold_ids() -> None:
+    assert Rankings.from_frame(PLACES).order.tolist() == [[2, 0, 1]]
+    for rows in (torch.tensor([[0, 1], [1, 0]]), [torch.tensor([0, 1]), np.array([1, 0])]):
+        data = Rankings.from_lists(rows)
+        assert data.items.tolist() == [0, 1]
+        assert data.order.tolist() == [[0, 1], [1, 0]]
+
+
+def test_orders_must_be_of_those_who_take_part() -> None:
+    races = Rankings.from_lists([["a", "b", "c"], ["c", "a"]])
+    assert races.with_order(torch.tensor([[2, 1, 0], [0, 2, -1]])).order[1].tolist() == [0, 2, -1]
+    for order in (torch.zeros(3, 3), torch.tensor([[0, 1, 2], [1, 0, -1]])):
+        with pytest.raises(DataError, match="order: expected"):
+            races.with_order(order)
+    with pytest.raises(DataError, match="depth: expected at most"):
+        Rankings(races.order, torch.tensor([3, 3]), races.items)
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "D"])
+def test_days_as_periods_stay_days(unit: str, tmp_path: Path) -> None:
+    days = np.array(["2024-01-01", "2024-01-03"], dtype=f"datetime64[{unit}]")
+    data = Comparisons.from_arrays(
+        ["a", "a"] * 2, ["b", "b"] * 2, [9, 1] * 2, [2, 8] * 2, period=np.tile(days, 2)
+    )
+    fit = MAP().fit(BradleyTerry(2, drift=1.0), data)
+    fit.save(tmp_path / "fit.nc")
+    for found in (fit, Fit.load(tmp_path / "fit.nc")):
+        labels = found.to_arviz()["posterior"]["ability"].coords["period"].values
+        assert labels.dtype.kind == "M"
+        assert (labels == days).all()
+    assert ranking(fit, period=pd.Timestamp("2024-01-01")).index.tolist() == ["a", "b"]
+    assert ranking(fit, period=days[1]).index.tolist() == ["b", "a"]
+    with pytest.raises(DataError, match="period: expected one of"):
+        ranking(fit, period=pd.Timestamp("2024-01-02"))
 
 
 def test_rankings_of_two_are_comparisons() -> None:
