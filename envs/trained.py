@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -16,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from likely.envs._checks import as_count, as_seed
-from likely.envs._extras import optional
+from likely.envs._extras import left_alone, optional
 from likely.envs._randomness import choose
 from likely.envs._spaces import as_space, as_values, in_dtype_of, outside
 from likely.envs.errors import DataError
@@ -64,7 +62,7 @@ def train_expert(
     as_space(made.observation_space, "observation space")
     as_space(made.action_space, "action space")
     given = {"policy": "MlpPolicy", "device": "cpu", **options}
-    with _left_alone():
+    with left_alone():
         try:
             model = make(env=made, seed=seed, **given)
         except (AssertionError, TypeError, ValueError) as error:
@@ -182,7 +180,7 @@ def _load(path: Any, algorithm: str | None) -> Any:
     if algorithm is None:
         raise DataError(f"algorithm must be given with a path: one of {', '.join(ALGORITHMS)}")
     kind = _algorithm(algorithm)
-    with _left_alone():
+    with left_alone():
         try:
             return kind.load(path, device="cpu")
         except (OSError, ValueError, KeyError, AssertionError) as error:
@@ -210,18 +208,3 @@ def _environment(env: Any) -> Any:
             f"{env!r}"
         )
     return made
-
-
-@contextmanager
-def _left_alone() -> Iterator[None]:
-    """Put back what Stable-Baselines3 changes for everybody, and give it torch's defaults."""
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(default)
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002

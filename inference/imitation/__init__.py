@@ -2,6 +2,8 @@
 
 from likely.inference.imitation.acting import ActingPolicy, as_table
 from likely.inference.imitation.advantages import step_weights
+from likely.inference.imitation.airl import ShapedReward, airl
+from likely.inference.imitation.asking_pairs import learn_reward
 from likely.inference.imitation.cloning import Uncertainty, behaviour_cloning, policy_uncertainty
 from likely.inference.imitation.dagger import Dagger, dagger
 from likely.inference.imitation.demonstrations import FeatureMatching
@@ -27,27 +29,27 @@ from likely.inference.imitation.evaluation import (
 from likely.inference.imitation.figures import plot_compounding, plot_uncertainty
 from likely.inference.imitation.gail import gail
 from likely.inference.imitation.gap import Gap, cloning_gap, compounding, coverage
-from likely.inference.imitation.irl import (
-    InverseRL,
-    apprenticeship_learning,
-    match_expert,
-    maxent_irl,
-    mwal,
-)
+from likely.inference.imitation.inverse_rl import InverseRL
+from likely.inference.imitation.irl import apprenticeship_learning, maxent_irl, mwal
+from likely.inference.imitation.irl_run import match_expert
 from likely.inference.imitation.learned_reward import (
-    CHOICES,
     LearnedReward,
-    SimulatedLabeller,
     bootstrap_rewards,
-    candidate_pairs,
-    learn_reward,
-    pair_texts,
+    pessimistic_reward,
 )
 from likely.inference.imitation.learner import PolicyLearner
 from likely.inference.imitation.matching_program import OccupancyMatching
+from likely.inference.imitation.pair_labels import (
+    CHOICES,
+    SimulatedLabeller,
+    candidate_pairs,
+    pair_texts,
+)
+from likely.inference.imitation.pair_pictures import Filmed, pair_pictures, path_texts
 from likely.inference.imitation.people import Person
 from likely.inference.imitation.playing import play
 from likely.inference.imitation.policy_gradient import PolicyGradient, policy_gradient
+from likely.inference.imitation.posterior_policy import PosteriorPolicy, posterior_policy
 from likely.inference.imitation.result import Imitation
 from likely.inference.imitation.rlhf import (
     RLHF,
@@ -66,6 +68,7 @@ __all__ = [
     "Dagger",
     "Discriminator",
     "FeatureMatching",
+    "Filmed",
     "Gap",
     "Imitation",
     "Improved",
@@ -76,10 +79,13 @@ __all__ = [
     "Person",
     "PolicyGradient",
     "PolicyLearner",
+    "PosteriorPolicy",
     "PreferenceJudge",
     "Returns",
+    "ShapedReward",
     "SimulatedLabeller",
     "Uncertainty",
+    "airl",
     "apprenticeship_learning",
     "as_table",
     "behaviour_cloning",
@@ -106,12 +112,16 @@ __all__ = [
     "occupancy_distance",
     "over_optimisation",
     "pair_features",
+    "pair_pictures",
     "pair_texts",
+    "path_texts",
+    "pessimistic_reward",
     "play",
     "plot_compounding",
     "plot_uncertainty",
     "policy_gradient",
     "policy_uncertainty",
+    "posterior_policy",
     "reverse_by_score",
     "rlhf",
     "step_weights",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from likely.envs import DataError, TabularMDP
+from likely.envs._checks import as_double, check_distribution
 from likely.envs._randomness import choose
 from likely.models._rows import default_dtype
 from likely.models.policy import MixturePolicy, Policy
@@ -59,7 +60,7 @@ class ActingPolicy:
 
     def __call__(self, observations: Any, rng: Any) -> Array:
         """Actions [n, *action] for observations [n, *state], drawn with numbers of ``rng``."""
-        if self._is_table and not isinstance(self.policy, MixturePolicy):
+        if self.is_table and not isinstance(self.policy, MixturePolicy):
             rows = self.table.numpy()[np.asarray(observations)]
             return choose(rows, rng.random(len(rows)))
         fn = self.distribution(observations)
@@ -85,12 +86,16 @@ class ActingPolicy:
                     # Once, instead of in every step of an episode.
                     ready.extend(self.policy._ready(self.params, found))
                 policy, sites = ready
-                return policy.distribution(sites, found)
+                try:
+                    return policy.distribution(sites, found)
+                except IndexError as error:
+                    raise DataError(f"states: some are not the policy's: {error}") from error
 
         return at
 
     @property
-    def _is_table(self) -> bool:
+    def is_table(self) -> bool:
+        """Whether states and actions are Discrete, so that there is a ``table``."""
         return self.policy.discrete and isinstance(self.state_space, Discrete)
 
     @cached_property
@@ -102,7 +107,7 @@ class ActingPolicy:
         DataError
             If states or actions are not Discrete.
         """
-        if not self._is_table:
+        if not self.is_table:
             raise DataError("policy: only one with Discrete states and actions has a table")
         states = torch.arange(int(self.state_space.n))
         rows = self.probabilities(states)
@@ -116,7 +121,10 @@ class ActingPolicy:
         fn = self.distribution(states)
         if not self.policy.discrete:
             raise DataError("policy: only Discrete actions have probabilities")
-        found: Tensor = fn.log_prob(fn.enumerate_support()).exp().movedim(0, -1)
+        try:
+            found: Tensor = fn.log_prob(fn.enumerate_support()).exp().movedim(0, -1)
+        except IndexError as error:
+            raise DataError(f"states: some are not the policy's: {error}") from error
         return found
 
     def most_probable(self) -> ActingPolicy:
@@ -141,8 +149,10 @@ def as_table(mdp: TabularMDP, policy: Any, name: str = "policy") -> Tensor:
     Raises
     ------
     DataError
-        If it is none of these, or of another size.
+        If it is none of these, of another size, or its rows are no probabilities; if ``mdp`` is no
+        process.
     """
+    check_process(mdp)
     found = getattr(policy, "table", policy)
     sizes = mdp.n_states, mdp.n_actions
     if callable(found):
@@ -152,11 +162,18 @@ def as_table(mdp: TabularMDP, policy: Any, name: str = "policy") -> Tensor:
         if not bool(((actions >= 0) & (actions < sizes[1])).all()):
             raise DataError(f"{name}: expected actions below {sizes[1]}")
         return torch.nn.functional.one_hot(actions.long(), sizes[1]).double()
-    table = torch.as_tensor(found).detach().double()
+    table = as_double(found, name).detach()
     short = (sizes[0] - 1, sizes[1])
     if mdp.sink == sizes[0] - 1 and table.shape == short:
         # What is done in the sink has no effect.
         table = torch.cat([table, table.new_full((1, sizes[1]), 1 / sizes[1])])
     if table.shape != sizes:
         raise DataError(f"{name}: expected probabilities {sizes}, got {tuple(table.shape)}")
+    check_distribution(table, name, ("s",))
     return table
+
+
+def check_process(mdp: Any) -> None:
+    """Raise `DataError` unless it is a `TabularMDP`."""
+    if not isinstance(mdp, TabularMDP):
+        raise DataError(f"mdp: expected a TabularMDP, got {mdp!r}"[:200])

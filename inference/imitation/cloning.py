@@ -10,9 +10,11 @@ from torch import Tensor
 from likely.envs import Trajectories
 from likely.inference.engines import MLE
 from likely.inference.engines.base import Engine
-from likely.inference.errors import FitError, OptionError
+from likely.inference.engines.checks import check_int
+from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation.acting import ActingPolicy
+from likely.inference.imitation.posterior_policy import posterior_draws
 from likely.inference.imitation.result import Imitation
 from likely.models.dynamics import Dynamics
 from likely.models.policy import Policy
@@ -41,7 +43,8 @@ def behaviour_cloning(
         Of `likely.models`.
     engine
         Any engine; by default `MLE`. Engines of posteriors find a distribution over policies, whose
-        uncertainty `policy_uncertainty` shows; the policy then acts at the posterior mean.
+        uncertainty `policy_uncertainty` shows; the policy then acts at the posterior mean of the
+        sites, and `posterior_policy` by all of them.
     weights
         How often each episode, [E], or each step, [N], counts.
     dynamics, state_marginal
@@ -142,19 +145,12 @@ def policy_uncertainty(found: Imitation | Fit, states: Any, draws: int = 500) ->
     >>> bool(sd[0] < sd[1])
     True
     """
+    check_int("draws", draws, 1)
     fit = found.fit if isinstance(found, Imitation) else found
-    if fit.is_point or next(iter(fit.draws.values())).shape[:2].numel() < 2:
-        raise FitError(
-            f"uncertainty needs posterior draws and {fit.engine!r} gives a point; fit the policy "
-            "with VBEM, Laplace, SVI or NUTS"
-        )
-    model = fit.bound("policy_uncertainty").source
-    if not isinstance(model, TrajectoryModel):
-        raise FitError("policy_uncertainty is for fits of TrajectoryModel")
+    model, values = posterior_draws(fit, draws, "policy_uncertainty")
     policy = model.policy
     if not policy.discrete:
         raise OptionError("policy: the uncertainty of actions by state needs Discrete actions")
-    values = fit.each_draw(draws)
     rows = [ActingPolicy(policy, value).probabilities(states) for value in values]
     table = torch.stack(rows)
     mean = table.mean(0)

@@ -48,13 +48,15 @@ class Dagger:
         Bagnell 2010, "Efficient reductions for imitation learning", algorithm 4.1); it then plays
         with the expert's share (1 − α)^i, and ``beta`` has no effect.
     beta
-        β_i: ``"first"``, 1 in the first iteration and 0 after it; a number p for p^i; or a
-        function of i = 0, 1, ... With demonstrations these are the first iteration. Without a
-        policy yet, what is not the expert's is left to chance.
+        β_i: ``"first"``, 1 in the first iteration and 0 after it; ``"never"``, 0; a number p for
+        p^i; or a function of i = 0, 1, ... With demonstrations these are the first iteration.
+        Without a policy yet, what is not the expert's is left to chance.
     mixing
         α of the fused variant, above 0 and at most 1.
     labels
-        Most answers of the expert in all, demonstrations among them; None for no limit.
+        Most answers to learn from in all, demonstrations among them; None for no limit. What the
+        expert does while it plays is not counted unless it is asked about as well: with ``"never"``
+        there is no more than these.
     queries
         Most states of an iteration that the expert is asked about, drawn at random; None for all.
     greedy
@@ -95,7 +97,7 @@ class Dagger:
         if not is_number(self.mixing) or not 0 < self.mixing <= 1:
             raise OptionError(f"mixing must be above 0 and at most 1, got {self.mixing!r}")
         if isinstance(self.beta, str):
-            check_choice("beta", self.beta, ("first",))
+            check_choice("beta", self.beta, ("first", "never"))
         self.share(0)
 
     def share(self, iteration: int) -> float:
@@ -108,8 +110,8 @@ class Dagger:
         """
         if self.variant == "fused":
             return (1 - self.mixing) ** iteration
-        if self.beta == "first":
-            return float(iteration == 0)
+        if isinstance(self.beta, str):
+            return float(self.beta == "first" and iteration == 0)
         found: Any = self.beta(iteration) if callable(self.beta) else self.beta
         if not is_number(found) or not 0 <= found <= 1:
             raise OptionError(f"beta must give numbers from 0 to 1, got {found!r}")
@@ -142,8 +144,9 @@ def dagger(
     policy
         Of `likely.models`.
     expert
-        From observations [n, *state] to actions [n, *action]: a function, a scripted policy, a
-        result; of Discrete actions −1 means no answer. Or a `Person`, who sees pictures.
+        From observations [n, *state], and random numbers if it takes them, to actions [n, *action]:
+        a function, a scripted policy, a result; of Discrete actions −1 means no answer. Or a
+        `Person`, who sees pictures. It may raise `LabellingStopped`.
     demonstrations
         The expert's episodes, in place of the first iteration.
     engine
@@ -163,10 +166,12 @@ def dagger(
     Returns
     -------
     Imitation
-        ``history`` has a row for each iteration: ``beta``, ``labels`` so far, mean ``return`` and
-        ``length`` of the episodes played, ``disagreement`` (share of answers that were not what
-        the policy had most probable before it learnt them; of vectors, the mean distance),
-        ``seconds``. A person who stops ends the run; the answers given until then count.
+        ``history`` has a row for each iteration: ``beta``, ``labels`` so far, steps that the
+        expert ``acted``, mean ``return`` and ``length`` of the episodes played, ``disagreement``
+        (share of answers that were not what the policy had most probable before it learnt them; of
+        vectors, the mean distance), ``seconds``. A person who stops ends the run; the answers given
+        until then count, the learner or chance plays the episode to its end, and a run that goes
+        on asks for the rest of that iteration first.
 
     Raises
     ------

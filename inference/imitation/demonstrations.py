@@ -21,7 +21,7 @@ from likely.envs import (
 )
 from likely.envs.finite_horizon import state_marginals
 from likely.inference.checkpoints import seed_of
-from likely.inference.engines.checks import check_int
+from likely.inference.engines.checks import check_int, check_seed
 from likely.inference.errors import OptionError
 from likely.inference.imitation.acting import as_table
 from likely.models._reward_tables import LinearReward, reward_table
@@ -76,6 +76,7 @@ class FeatureMatching:
     def __post_init__(self) -> None:
         if not isinstance(self.mdp, TabularMDP):
             raise OptionError(f"mdp: expected a TabularMDP, got {type(self.mdp).__name__}")
+        check_seed("seed", self.seed)
         for name in ("horizon", "episodes"):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), 1)
@@ -89,7 +90,17 @@ class FeatureMatching:
         if isinstance(given, Trajectories | Visits):
             counts = self.visits().counts.to(torch.float64).reshape(self._flat)
             return self.linear.met(counts.sum(0))
-        array = None if callable(given) or hasattr(given, "table") else torch.as_tensor(given)
+        array = None
+        if not callable(given) and not hasattr(given, "table"):
+            try:
+                array = torch.as_tensor(given)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise OptionError(
+                    "expert: expected a policy, trajectories, Visits or feature expectations, got "
+                    f"{type(given).__name__}"
+                ) from error
+        if array is not None and array.dim() == 3 and self.horizon is None:
+            raise OptionError("horizon: expected one, as the expert's policy has three axes")
         if array is not None and array.dim() == 1:
             found = array.double()
             if found.shape != (self.linear.width,) or not bool(torch.isfinite(found).all()):

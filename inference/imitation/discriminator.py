@@ -340,10 +340,35 @@ def pair_features(expert: Trajectories, order: int = 1) -> Features:
     return products
 
 
+def state_features(expert: Trajectories) -> Callable[[Tensor], Tensor]:
+    """Features of states: indicators of Discrete ones, else entries, squares and products.
+
+    Parameters
+    ----------
+    expert
+        Its episodes; vectors are standardised by the spread of its states.
+
+    Returns
+    -------
+    callable
+        States [n, *state] to [n, d], float64.
+    """
+    scale = _standardised(expert.states, expert.state_space)
+    if isinstance(expert.state_space, Discrete):
+        return scale
+
+    def squares(states: Tensor) -> Tensor:
+        z = scale(states)
+        i, j = torch.triu_indices(z.shape[1], z.shape[1])
+        return torch.cat([z, z[:, i] * z[:, j]], -1)
+
+    return squares
+
+
 def _standardised(rows: Tensor, space: Any) -> Callable[[Tensor], Tensor]:
     """A function to standardised vectors [n, d], or indicators of Discrete values."""
     if isinstance(space, Discrete):
-        return lambda values: torch.nn.functional.one_hot(values, int(space.n)).double()
+        return lambda values: torch.nn.functional.one_hot(values.long(), int(space.n)).double()
     flat = rows.flatten(1).double()
     mean, spread = flat.mean(0), flat.std(0, correction=0)
     # Where the expert never moves, any move is telling; a tiny spread would make it infinite.

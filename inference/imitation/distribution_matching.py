@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from likely.envs import TabularMDP, Trajectories
+from likely.inference.active.answers_log import fingerprint
 from likely.inference.engines import MLE
 from likely.inference.engines.base import Engine
-from likely.inference.engines.checks import check_choice
+from likely.inference.engines.checks import check_choice, check_positive, is_number
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation.acting import ActingPolicy
@@ -23,8 +24,9 @@ from likely.inference.imitation.discriminator import Discriminator
 from likely.inference.imitation.gail import gail
 from likely.inference.imitation.judged import follow
 from likely.inference.imitation.matching_program import OccupancyMatching, target_occupancy
-from likely.inference.imitation.playing import spaces
+from likely.inference.imitation.playing import blank, spaces
 from likely.inference.imitation.policy_gradient import PolicyGradient
+from likely.inference.imitation.policy_program import check_playable
 from likely.inference.imitation.result import Imitation
 from likely.inference.program import Program
 from likely.models.policy import MixturePolicy, Policy
@@ -34,6 +36,8 @@ METHOD = "distribution_matching"
 DIVERGENCES = ("forward", "factorised", "reverse")
 # Options of `behaviour_cloning`.
 _PARTS = ("weights", "dynamics", "state_marginal")
+# Options in a process.
+_EXACT = ("over", "state_weight", "smoothing", "horizon", "steps")
 
 
 def distribution_matching(
@@ -74,8 +78,9 @@ def distribution_matching(
         What fits the program; by default `MLE`. Not for ``"reverse"`` in an environment.
     **options
         ``"forward"``: ``weights``, ``dynamics``, ``state_marginal`` of `behaviour_cloning`. In a
-        process: those of `OccupancyMatching`. ``"reverse"`` in an environment: those of
-        `reverse_by_score`.
+        process: those of `OccupancyMatching`, and ``steps``, how many the expert stands for against
+        a prior: by default those of its episodes, and 1 of a policy. ``"reverse"`` in an
+        environment: those of `reverse_by_score`.
 
     Returns
     -------
@@ -120,11 +125,18 @@ def _exact(
     chosen = MLE() if engine is None else engine
     if not isinstance(chosen, Engine):
         raise OptionError(f"engine must be an engine such as MLE(), got {engine!r}")
-    program = OccupancyMatching(mdp, policy, divergence, **options)
+    unknown = sorted(set(options) - set(_EXACT))
+    if unknown:
+        raise OptionError(f"in a process the {divergence} divergence takes no options {unknown}")
     # Against a prior, episodes count as often as they have steps.
-    n = float(expert.n_steps) if isinstance(expert, Trajectories) else 1.0
+    n = expert.n_steps if isinstance(expert, Trajectories) else 1
+    steps = options.pop("steps", n)
+    check_positive("steps", steps)
+    program = OccupancyMatching(mdp, policy, divergence, **options)
+    check_playable(mdp, policy)
+    policy.check(blank(*spaces(mdp)))
     target = target_occupancy(mdp, expert, program.smoothing, program.horizon)
-    fit = chosen.fit(program, target, n)
+    fit = chosen.fit(program, target, float(steps))
     acting = ActingPolicy(policy, fit.params, *spaces(mdp))
     return Imitation(METHOD, acting, fit, fit.history)
 
@@ -148,7 +160,7 @@ class Density:
     params: Mapping[str, Tensor]
     floor: float = -math.inf
 
-    def learn(self, learner: Trajectories) -> dict[str, float]:
+    def learn(self, learner: Trajectories, policy: ActingPolicy) -> dict[str, float]:
         """Nothing: the density stays what it is."""
         return {}
 
@@ -265,9 +277,18 @@ def reverse_by_score(
         return Imitation(METHOD, found.policy, found.fit, found.history, found.stopped, found.extra)
     if discriminator is not None:
         raise OptionError("density, discriminator: expected one of them, got both")
-    judge = Density(*_density(density, expert, density_engine), floor)
+    # What cannot be played is found before anything is fitted.
+    spaces(env, **dict(env_options or {}))
+    if not is_number(floor) or not floor < math.inf:
+        raise OptionError(f"floor must be a number of nats, got {floor!r}")
+    judge = Density(*_density(density, expert, density_engine), float(floor))
     steps = PolicyGradient(**{"step": "trust_region", "normalize": True, **options})
-    about = {"density": type(judge.policy).__name__, "expert": [len(expert), expert.n_steps]}
+    about = {
+        "density": type(judge.policy).__name__,
+        "values": fingerprint(judge.params),
+        "floor": judge.floor,
+        "expert": fingerprint({"states": expert.states, "actions": expert.actions}),
+    }
     return follow(METHOD, env, policy, judge, steps, about=about, **rest)
 
 

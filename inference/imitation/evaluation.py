@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from likely.envs import TabularMDP, Trajectories, horizon_occupancy, state_action_occupancy
 from likely.envs._checks import as_double
 from likely.inference.checkpoints import seed_of
-from likely.inference.engines.checks import check_int, is_number
+from likely.inference.engines.checks import check_int, check_seed, is_number
 from likely.inference.errors import OptionError
-from likely.inference.imitation.acting import as_table
+from likely.inference.imitation.acting import as_table, check_process
 from likely.inference.imitation.playing import play
 
 
@@ -92,8 +92,8 @@ def evaluate_returns(
     True
     """
     check_int("episodes", episodes, 1)
-    if not is_number(level) or not 0 < level < 1:
-        raise OptionError(f"level must be a number between 0 and 1, got {level!r}")
+    check_seed("seed", seed)
+    _check_level(level)
     several = list(policies) if isinstance(policies, list | tuple) else [policies]
     if not several:
         raise OptionError("policies: expected at least one, got none")
@@ -115,12 +115,20 @@ def mean_interval(values: Any, level: float = 0.94) -> tuple[float, float, float
     >>> [round(x, 4) for x in mean_interval([1.0, 2.0, 3.0], 0.9)]
     [2.0, 0.3141, 3.6859]
     """
-    found = np.asarray(values, dtype=np.float64)
+    _check_level(level)
+    found = as_double(values, "values").detach().cpu().numpy()
+    if found.ndim != 1:
+        raise OptionError(f"values: expected [n], got {found.shape}")
     mean = float(found.mean())
     if len(found) < 2:
         return mean, float("nan"), float("nan")
     half = stats.t.ppf((1 + level) / 2, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
     return mean, mean - float(half), mean + float(half)
+
+
+def _check_level(level: Any) -> None:
+    if not is_number(level) or not 0 < level < 1:
+        raise OptionError(f"level must be a number between 0 and 1, got {level!r}")
 
 
 def compare_returns(env: Any, policies: Mapping[str, Any], **options: Any) -> pd.DataFrame:
@@ -141,6 +149,8 @@ def compare_returns(env: Any, policies: Mapping[str, Any], **options: Any) -> pd
         A row for each name: ``mean``, ``mean_lower``, ``mean_upper``, ``policies``, ``length``;
         `likely.inference.plot_intervals` draws it.
     """
+    if not isinstance(policies, Mapping) or not policies:
+        raise OptionError(f"policies: expected names with policies, got {policies!r}"[:200])
     rows = {}
     for name, given in policies.items():
         found = evaluate_returns(env, given, **options)
@@ -177,6 +187,9 @@ def occupancy(mdp: TabularMDP, source: Any, horizon: int | None = None) -> Tenso
         the discount, or the horizon, lets them; at discount 1 without a horizon the sink is left
         out. What is done in the sink has no effect and counts as the first action.
     """
+    check_process(mdp)
+    if horizon is not None:
+        check_int("horizon", horizon, 1)
     if isinstance(source, Trajectories):
         found = _counted(mdp, source, horizon)
     elif horizon is None:
@@ -285,8 +298,10 @@ def feature_gap(
     Raises
     ------
     OptionError
-        If features have another shape.
+        If features have another shape, or the order is no norm's.
     """
+    if not is_number(order) or not order >= 1:
+        raise OptionError(f"order must be a number of at least 1, got {order!r}")
     table = as_double(features, "features")
     sizes = (mdp.n_states, mdp.n_actions)
     if table.dim() not in (2, 3) or table.shape[:-1] != sizes[: table.dim() - 1]:

@@ -32,9 +32,14 @@ def plot_compounding(
     Raises
     ------
     OptionError
-        If there is no table, or no gap above zero in it.
+        If there is no table of `compounding`, or no gap above zero in it.
     """
-    named = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
+    named = {"": tables} if isinstance(tables, pd.DataFrame) else tables
+    needed = {"horizon", "gap", "sharp"}
+    if not isinstance(named, Mapping) or not all(
+        isinstance(table, pd.DataFrame) and needed <= set(table.columns) for table in named.values()
+    ):
+        raise OptionError("tables: expected what compounding() made, or names with such tables")
     if not named or not any(bool((table["gap"] > 0).any()) for table in named.values()):
         raise OptionError("tables: expected at least one gap above zero")
     figure, (ax,) = panels(1, axes, size=(5.2, 3.9))
@@ -96,6 +101,10 @@ def plot_uncertainty(
             f"{tuple(places.shape)}"
         )
     kept = (places >= 0).all(-1)
+    if not bool(kept.any()) or torch.as_tensor(cells).is_floating_point():
+        raise OptionError("cells: expected whole numbers, and at least one state on the grid")
+    if visits is not None and len(visits) != len(numbers):
+        raise OptionError(f"visits: expected {len(numbers)}, one for each state, got {len(visits)}")
     rows, columns = places[kept].amax(0) + 1
     grid = torch.full((int(rows), int(columns)), torch.nan, dtype=torch.float64)
     grid[places[kept, 0], places[kept, 1]] = numbers[kept]

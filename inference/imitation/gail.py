@@ -8,16 +8,20 @@ from os import PathLike
 from typing import Any
 
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from likely.envs import TabularMDP, Trajectories
+from likely.envs import DataError, TabularMDP, Trajectories
+from likely.inference.active.answers_log import fingerprint
 from likely.inference.engines.checks import check_choice, check_int, check_positive
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation.acting import ActingPolicy
 from likely.inference.imitation.discriminator import Discriminator, rewards_of
 from likely.inference.imitation.judged import ends_of, follow
+from likely.inference.imitation.playing import spaces
 from likely.inference.imitation.policy_gradient import PolicyGradient
+from likely.inference.imitation.policy_program import check_playable
 from likely.inference.imitation.result import Imitation
 from likely.models.policy import Policy
 
@@ -71,7 +75,7 @@ class Adversary:
         self.params: dict[str, Tensor] = {}
         self.past: list[Trajectories] = []
 
-    def learn(self, learner: Trajectories) -> dict[str, float]:
+    def learn(self, learner: Trajectories, policy: ActingPolicy) -> dict[str, float]:
         """Fit the discriminator; ``loss``, its mean negative log-likelihood, at most log 2.
 
         ``accuracy`` is the share that it gets right: ½ where nobody can tell the two apart.
@@ -166,7 +170,8 @@ def gail(
         As in `policy_gradient`.
     **options
         Of `PolicyGradient`; by default trust-region steps of radius 0.01 along generalised
-        advantages, normalised.
+        advantages, normalised. ``anneal=0.05`` lets the policy settle: its rewards are noise once
+        nobody can tell, and a step still is as long as its radius.
 
     Returns
     -------
@@ -199,13 +204,16 @@ def gail(
     steps = PolicyGradient(**given)
     if not isinstance(expert, Trajectories):
         raise OptionError(f"expert: expected Trajectories, got {type(expert).__name__}")
+    check_playable(env, policy)
     policy.check(expert)
     if discriminator is not None and not isinstance(discriminator, Discriminator):
         raise OptionError(f"discriminator: expected a Discriminator, got {discriminator!r}")
     gamma = steps.discount
     if gamma is None:
         gamma = env.discount if isinstance(env, TabularMDP) else 1.0
-    seen = ends_of(ends, env, steps.horizon, gamma).seen(_fitting(expert, env).with_rewards(None))
+    seen = ends_of(ends, env, steps.horizon, gamma).seen(
+        fitting(expert, env, **dict(env_options or {})).with_rewards(None)
+    )
     judge = (discriminator or Discriminator()).for_expert(seen)
     adversary = Adversary(judge, seen, reward, gamma, memory, limit)
     about = {
@@ -214,7 +222,7 @@ def gail(
         "limit": limit,
         "over": judge.over,
         "discriminator": type(judge.program).__name__,
-        "expert": [len(expert), expert.n_steps],
+        "expert": fingerprint({"states": expert.states, "actions": expert.actions}),
     }
     return follow(
         METHOD,
@@ -232,10 +240,20 @@ def gail(
     )
 
 
-def _fitting(expert: Trajectories, env: Any) -> Trajectories:
-    """The expert's episodes in the spaces of a process, which may have more states than occur."""
-    if not isinstance(env, TabularMDP):
-        return expert
+def fitting(expert: Trajectories, env: Any, **options: Any) -> Trajectories:
+    """The expert's episodes in the spaces of an environment, which may have more than occurs.
+
+    Raises
+    ------
+    DataError
+        If they are of another environment.
+    """
+    found = []
+    for name, space in zip(("state", "action"), spaces(env, **options), strict=True):
+        own = getattr(expert, f"{name}_space")
+        if isinstance(own, Discrete) != isinstance(space, Discrete) or own.shape != space.shape:
+            raise DataError(f"expert: expected {name}s in {space}, got {own}")
+        found.append(space if isinstance(space, Discrete) else own)
     return Trajectories.from_arrays(
         expert.states,
         expert.actions,
@@ -243,6 +261,6 @@ def _fitting(expert: Trajectories, env: Any) -> Trajectories:
         lengths=expert.lengths,
         terminated=expert.terminated,
         truncated=expert.truncated,
-        state_space=env.n_states,
-        action_space=env.n_actions,
+        state_space=found[0],
+        action_space=found[1],
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from likely.envs import (
+    DataError,
     TabularMDP,
     Trajectories,
     evaluate_horizon,
@@ -20,7 +21,7 @@ from likely.envs import (
 )
 from likely.inference.engines.checks import check_int
 from likely.inference.errors import OptionError
-from likely.inference.imitation.acting import as_table
+from likely.inference.imitation.acting import as_table, check_process
 
 
 class Gap(NamedTuple):
@@ -129,6 +130,9 @@ def coverage(
         For each policy the share of its visits, from 0 to 1, that fall on states in which the
         demonstrations show an action; the sink, where nothing is to be done, does not count.
     """
+    check_process(mdp)
+    if not isinstance(trajectories, Trajectories):
+        raise DataError(f"trajectories: expected Trajectories, got {type(trajectories).__name__}")
     seen = torch.zeros(mdp.n_states, dtype=torch.float64)
     states, _ = trajectories.state_action_pairs()
     if states.is_floating_point() or int(states.max()) >= mdp.n_states:
@@ -165,7 +169,12 @@ def compounding(mdp: TabularMDP, policy: Any, expert: Any, horizons: Sequence[in
     DataFrame
         Columns ``horizon``, ``gap``, ``disagreement``, ``bound``, ``sharp``.
     """
-    if not len(horizons):
+    if isinstance(horizons, str) or not isinstance(horizons, Iterable):
+        raise OptionError(f"horizons: expected numbers of steps, got {horizons!r}")
+    steps = list(horizons)
+    if not steps:
         raise OptionError("horizons: expected at least one, got none")
-    rows = [cloning_gap(mdp, policy, expert, int(T))._asdict() for T in horizons]
-    return pd.DataFrame([{"horizon": int(T), **row} for T, row in zip(horizons, rows, strict=True)])
+    for number in steps:
+        check_int("horizons", number, 1)
+    rows = [cloning_gap(mdp, policy, expert, int(T))._asdict() for T in steps]
+    return pd.DataFrame([{"horizon": int(T), **row} for T, row in zip(steps, rows, strict=True)])

@@ -1,183 +1,24 @@
-"""Inverse reinforcement learning: fit a reward, plan, compare with the expert, and again."""
+"""Inverse reinforcement learning: maximum entropy, apprenticeship, and the game."""
 
 from __future__ import annotations
 
-import time
-import warnings
-from dataclasses import dataclass
-from functools import partial
+from os import PathLike
 from typing import Any
-
-import pandas as pd
-import torch
-from gymnasium.spaces import Discrete
-from torch import Tensor
 
 from likely.envs import TabularMDP
 from likely.inference.engines.base import EngineOptions
 from likely.inference.engines.checks import check_choice, check_int, check_positive
 from likely.inference.engines.mle import MLE
-from likely.inference.errors import ConvergenceWarning, FitError, OptionError
-from likely.inference.fit import Fit
-from likely.inference.imitation.acting import ActingPolicy
+from likely.inference.errors import OptionError
 from likely.inference.imitation.demonstrations import FeatureMatching
-from likely.inference.imitation.reward_rules import (
-    MaxEntropy,
-    MaxMargin,
-    MultiplicativeWeights,
-    RewardRule,
-)
-from likely.inference.monitor import Monitor
+from likely.inference.imitation.inverse_rl import InverseRL
+from likely.inference.imitation.irl_run import match_expert
+from likely.inference.imitation.reward_rules import MaxEntropy, MaxMargin, MultiplicativeWeights
+from likely.models._shared_rewards import read_features
 from likely.models.maxent import MaxEntIRL, Visits
-from likely.models.policy import TabularPolicy
 
-
-@dataclass(frozen=True, eq=False)
-class InverseRL:
-    """A reward that explains an expert, and the policies that were tried on the way.
-
-    Attributes
-    ----------
-    method : str
-        ``"maxent"``, ``"apprenticeship"`` or ``"mwal"``.
-    weights : Tensor
-        float64 [F]: of the last reward; empty for a network's.
-    reward : Tensor
-        The last reward, [S] or [S, A].
-    policies : Tensor
-        [K, S, A], or over a horizon [K, T, S, A].
-    mixture : Tensor
-        [K]: probability of playing each of them for a whole episode.
-    table : Tensor
-        The one policy [S, A] or [T, S, A] whose visits are those of the mixture.
-    expected, met : Tensor
-        [F]: feature expectations of the expert, and of the mixture.
-    history : DataFrame
-        A row for each round; ``gap`` is the largest difference of feature expectations.
-    converged : bool
-        Whether the search reached its goal.
-    stopped : str
-        Why it ended otherwise, or nothing.
-    fit : Fit, optional
-        The program's fit, of ``"maxent"``.
-    """
-
-    method: str
-    weights: Tensor
-    reward: Tensor
-    policies: Tensor
-    mixture: Tensor
-    table: Tensor
-    expected: Tensor
-    met: Tensor
-    history: pd.DataFrame
-    converged: bool
-    stopped: str
-    seconds: float
-    fit: Fit | None = None
-
-    @property
-    def gap(self) -> float:
-        """Largest difference of feature expectations, max |μ_E − μ|, of the mixture."""
-        return float((self.expected - self.met).abs().max())
-
-    @property
-    def policy(self) -> ActingPolicy:
-        """The mixture's policy as `likely.envs.rollout` takes it.
-
-        Raises
-        ------
-        FitError
-            If it depends on the time: `rollout_tabular` plays the ``table`` of a horizon.
-        """
-        if self.table.dim() == 3:
-            raise FitError(
-                "policy: over a horizon it depends on the time; play table [T, S, A] with "
-                "rollout_tabular"
-            )
-        sizes = self.table.shape
-        spaces = Discrete(int(sizes[0])), Discrete(int(sizes[1]))
-        return ActingPolicy(TabularPolicy(*map(int, sizes)), {"policy": self.table}, *spaces)
-
-    def __repr__(self) -> str:
-        state = f", stopped: {self.stopped}" if self.stopped else ""
-        return f"InverseRL({self.method}, {len(self.history)} rounds, gap {self.gap:.3g}{state})"
-
-
-def match_expert(
-    problem: FeatureMatching,
-    rule: RewardRule,
-    *,
-    max_iter: int,
-    progress: bool = False,
-    callback: Any = None,
-) -> InverseRL:
-    """The loop that all of inverse reinforcement learning shares.
-
-    1. Fit a reward to what the expert and the policies so far met.
-    2. Find a policy for it.
-    3. Compare its features with the expert's.
-    4. Repeat.
-
-    Parameters
-    ----------
-    problem
-        Process, features and expert.
-    rule
-        How rewards are fitted.
-    max_iter
-        Rounds at most.
-    progress
-        Show a bar.
-    callback
-        Called with a `likely.inference.Step` after each round, whose objective is minus the gap;
-        returning True stops.
-
-    Returns
-    -------
-    InverseRL
-        Also if the search did not reach its goal, with a `ConvergenceWarning`.
-    """
-    check_int("max_iter", max_iter, 1)
-    begun = time.perf_counter()
-    met = problem.expected.new_zeros(0, len(problem.expected))
-    policies: list[Tensor] = []
-    history: list[dict[str, float]] = []
-    with Monitor(rule.name, max_iter, progress, callback) as monitor:
-        for number in range(max_iter):
-            weights = rule.weights(problem, met)
-            policies.append(rule.plan(problem, weights))
-            met = torch.cat([met, problem.met(policies[-1], number).unsqueeze(0)])
-            verdict = rule.compare(problem, met)
-            history.append({"round": number, **verdict.row})
-            stop = monitor.step(-verdict.row["gap"], partial(dict, reward_weights=weights))
-            if verdict.done or stop:
-                break
-    stopped = verdict.stopped
-    if not verdict.done:
-        stopped = f"it has not reached its goal after {len(history)} rounds"
-    if stopped:
-        warnings.warn(f"{rule.name}: {stopped}", ConvergenceWarning, stacklevel=3)
-    # An interrupt may leave a policy that was not compared.
-    count = len(verdict.mixture)
-    tried, met = torch.stack(policies[:count]), met[:count]
-    # Policies without a share would cost a solve each.
-    used = verdict.mixture > 0
-    return InverseRL(
-        method=rule.name,
-        weights=weights,
-        reward=rule.reward(problem, weights),
-        policies=tried,
-        mixture=verdict.mixture,
-        table=problem.blend(tried[used], verdict.mixture[used]),
-        expected=problem.expected,
-        met=verdict.mixture @ met,
-        history=pd.DataFrame(history),
-        converged=not stopped,
-        stopped=stopped,
-        seconds=time.perf_counter() - begun,
-        fit=rule.fit,
-    )
+# Margins that the two kinds of apprenticeship learning reach in a few hundred rounds.
+MARGINS = {"max-margin": 1e-3, "projection": 0.05}
 
 
 def maxent_irl(
@@ -192,6 +33,7 @@ def maxent_irl(
     max_iter: int = 5,
     progress: bool = False,
     callback: Any = None,
+    path: str | PathLike[str] | None = None,
     **options: Any,
 ) -> InverseRL:
     """Maximum causal entropy: the soft optimum that meets the expert's features.
@@ -213,7 +55,7 @@ def maxent_irl(
         Gap at which the search is at its end.
     max_iter
         Fits at most, each from where the last one ended.
-    progress, callback
+    progress, callback, path
         As in `match_expert`.
     **options
         Of `MaxEntIRL`.
@@ -238,10 +80,11 @@ def maxent_irl(
         raise OptionError(f"engine: expected an engine of likely.inference, got {engine!r}")
     program = MaxEntIRL(mdp, features, horizon, temperature, **options)
     # A network's features say how near it comes, though its reward is not linear in them.
-    problem = FeatureMatching(mdp, features, expert, horizon)
+    problem = FeatureMatching(mdp, read_features(features), expert, horizon)
     data = expert if isinstance(expert, Visits) else problem.visits()
     rule = MaxEntropy(program, data, MLE() if engine is None else engine, tol)
-    return match_expert(problem, rule, max_iter=max_iter, progress=progress, callback=callback)
+    watched = {"progress": progress, "callback": callback, "path": path}
+    return match_expert(problem, rule, max_iter=max_iter, **watched)
 
 
 def apprenticeship_learning(
@@ -251,12 +94,13 @@ def apprenticeship_learning(
     *,
     method: str = "max-margin",
     horizon: int | None = None,
-    tol: float = 1e-3,
+    tol: float | None = None,
     max_iter: int = 500,
     episodes: int | None = None,
     seed: int = 0,
     progress: bool = False,
     callback: Any = None,
+    path: str | PathLike[str] | None = None,
 ) -> InverseRL:
     """A mixture of policies that does as well as the expert under every reward.
 
@@ -268,20 +112,22 @@ def apprenticeship_learning(
     mdp, features, expert, horizon, episodes, seed
         As in `FeatureMatching`.
     method : {"max-margin", "projection"}
-        The quadratic program over all policies so far, or a step towards the newest, which is
-        cheaper but needs many more policies for a small ε.
+        The quadratic program over all policies so far, or a step towards the newest alone.
     tol
-        ε: margin ‖μ_E − Σ α μ‖ at which the search ends.
+        ε: margin ‖μ_E − Σ α μ‖ at which the search ends; by default 1e-3, and 0.05 for the
+        projection, whose rounds grow like 1 / ε² (see ``bound``) unless the expert is a corner of
+        what can be had: ten times as near, a hundred times as many.
     max_iter
         Policies at most.
-    progress, callback
+    progress, callback, path
         As in `match_expert`.
 
     Returns
     -------
     InverseRL
-        ``history`` has ``gap`` and ``margin``. An expert that no mixture can match, as the mean of
-        a few episodes often is, ends the search at its distance from what can be had.
+        ``history`` has ``gap``, ``margin``, and ``bound``, which the margin cannot exceed if the
+        expert can be matched and features are exact. An expert that no mixture can match, as the
+        mean of a few episodes often is, ends the search at its distance from what can be had.
 
     Examples
     --------
@@ -291,10 +137,12 @@ def apprenticeship_learning(
     True
     """
     check_choice("method", method, ("max-margin", "projection"))
-    check_positive("tol", tol)
-    problem = FeatureMatching(mdp, features, expert, horizon, episodes, seed)
-    rule = MaxMargin(tol, method == "projection")
-    return match_expert(problem, rule, max_iter=max_iter, progress=progress, callback=callback)
+    reached = MARGINS[method] if tol is None else tol
+    check_positive("tol", reached)
+    problem = FeatureMatching(mdp, read_features(features), expert, horizon, episodes, seed)
+    rule = MaxMargin(reached, method == "projection")
+    watched = {"progress": progress, "callback": callback, "path": path}
+    return match_expert(problem, rule, max_iter=max_iter, **watched)
 
 
 def mwal(
@@ -308,6 +156,7 @@ def mwal(
     seed: int = 0,
     progress: bool = False,
     callback: Any = None,
+    path: str | PathLike[str] | None = None,
 ) -> InverseRL:
     """Beat the expert as clearly as can be, where features are known to be good.
 
@@ -322,7 +171,7 @@ def mwal(
         As in `FeatureMatching`.
     rounds
         T, policies in the mixture.
-    progress, callback
+    progress, callback, path
         As in `match_expert`.
 
     Returns
@@ -346,7 +195,7 @@ def mwal(
     0.5
     """
     check_int("rounds", rounds, 1)
-    problem = FeatureMatching(mdp, features, expert, horizon, episodes, seed)
+    problem = FeatureMatching(mdp, read_features(features), expert, horizon, episodes, seed)
     if problem.length == float("inf"):
         raise OptionError("horizon: with discount 1 feature expectations have no bound without one")
     low, high = problem.bounds
@@ -356,4 +205,5 @@ def mwal(
             f"expert: expected features from {low:g} to {high:g}, got {problem.expected.tolist()}"
         )
     rule = MultiplicativeWeights(rounds)
-    return match_expert(problem, rule, max_iter=rounds, progress=progress, callback=callback)
+    watched = {"progress": progress, "callback": callback, "path": path}
+    return match_expert(problem, rule, max_iter=rounds, **watched)

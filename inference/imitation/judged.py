@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
-import numpy as np
-import pandas as pd
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.spaces import Box
-from gymnasium.wrappers import ClipAction
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from likely.envs import TabularMDP, Trajectories, absorbed
-from likely.inference.checkpoints import Checkpoint, seed_of
+from likely.inference.checkpoints import seed_of
 from likely.inference.engines.checks import check_choice
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
+from likely.inference.imitation._loop import Rounds
+from likely.inference.imitation._unbounded import unbounded
 from likely.inference.imitation.acting import ActingPolicy
-from likely.inference.imitation.learner import PolicyLearner
 from likely.inference.imitation.playing import play, spaces
 from likely.inference.imitation.policy_gradient import PolicyGradient
-from likely.inference.imitation.result import INTERRUPTED, Imitation
+from likely.inference.imitation.policy_program import check_playable
+from likely.inference.imitation.result import Imitation
 from likely.models.policy import Policy
 
 ENDS = ("ignored", "absorbed")
@@ -38,8 +33,8 @@ COLUMNS = ("iteration", "reward", "return", "length", "entropy", "kl")
 class Judge(Protocol):
     """Makes rewards of what a learner does."""
 
-    def learn(self, learner: Trajectories) -> dict[str, float]:
-        """Look at new episodes; facts for the history."""
+    def learn(self, learner: Trajectories, policy: ActingPolicy) -> dict[str, float]:
+        """Look at new episodes of a policy; facts for the history."""
         ...
 
     def rewards(self, learner: Trajectories, policy: ActingPolicy) -> Tensor:
@@ -166,100 +161,51 @@ def follow(
         gamma = env.discount if isinstance(env, TabularMDP) else 1.0
         options = replace(options, discount=gamma)
     assert options.discount is not None
+    check_playable(env, policy)
     until = ends_of(ends, env, options.horizon, options.discount)
     shown_space = spaces(env, **more)[1]
-    env, more = unbounded(env, more)
+    env, more = unbounded(env, more, options.horizon)
     learner = options.learner(policy, *spaces(env, **more), init)
-    named = {"method": method, "ends": ends, **_about(policy, learner, options), **(about or {})}
-    kept = Checkpoint(None if path is None else Path(path), named)
-    rows: list[dict[str, Any]] = []
-    stopped, spent = "", 0.0
-    if (state := kept.load()) is not None:
+    named = {**options.about(method, learner), "ends": ends, **(about or {})}
+    rounds = Rounds(
+        method,
+        options.iterations,
+        path,
+        named,
+        progress=options.progress,
+        callback=callback,
+        shown="reward",
+    )
+    if (state := rounds.resume()) is not None:
         learner.restore(state["learner"])
         judge.restore(state["judge"])
-        rows, spent = list(state["rows"]), float(state["seconds"])
-    started = time.perf_counter()
 
     def played(number: int) -> Trajectories:
         seed = seed_of(options.seed, number)
         return play(env, learner.acting(), options.episodes, seed, options.horizon, **more)
 
-    with tqdm(total=options.iterations, initial=len(rows), disable=not options.progress) as bar:
-        bar.set_description(method.replace("_", " "))
-        while len(rows) < options.iterations:
-            begun = time.perf_counter()
-            try:
-                seen = played(len(rows))
-                shown = until.seen(seen)
-                told = judge.learn(shown)
-                paid = until.paid(seen, judge.rewards(shown, learner.acting()))
-                facts = learner.update(paid)
-            except KeyboardInterrupt:
-                stopped = INTERRUPTED
-                break
-            earned = torch.nan if seen.rewards is None else float(seen.returns().mean())
-            row = {
-                "iteration": len(rows),
-                "reward": float(paid.returns().mean()),
-                "return": earned,
-                "length": float(seen.lengths.double().mean()),
-                **facts,
-                **told,
-                "seconds": time.perf_counter() - begun,
-            }
-            rows.append(row)
-            total = spent + time.perf_counter() - started
-            kept.save(
-                {
-                    "learner": learner.state(),
-                    "judge": judge.state(),
-                    "rows": rows,
-                    "seconds": total,
-                }
-            )
-            bar.update(1)
-            bar.set_postfix_str(f"reward {row['reward']:.4g}", refresh=False)
-            if callback is not None and callback(dict(row)) is True:
-                stopped = "the callback said so"
-                break
-    history = pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
+    def step(number: int) -> dict[str, Any]:
+        seen = played(number)
+        shown = until.seen(seen)
+        told = judge.learn(shown, learner.acting())
+        paid = until.paid(seen, judge.rewards(shown, learner.acting()))
+        facts = learner.update(paid)
+        return {
+            "reward": float(paid.returns().mean()),
+            "return": torch.nan if seen.rewards is None else float(seen.returns().mean()),
+            "length": float(seen.lengths.double().mean()),
+            **facts,
+            **told,
+        }
+
+    rounds.go(step, lambda: {"learner": learner.state(), "judge": judge.state()})
+    history = rounds.history(COLUMNS)
     fit = learner.fit(
-        played(len(rows)),
+        played(len(rounds.rows)),
         history.rename(columns={"reward": "objective"}),
         name=method,
-        seconds=spent + time.perf_counter() - started,
+        seconds=rounds.seconds,
         converged=False,
     )
     acting = replace(learner.acting(), action_space=shown_space)
-    return Imitation(method, acting, fit, history, stopped, {} if extra is None else extra())
-
-
-def unbounded(env: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The environment with actions that it cuts to their bounds itself.
-
-    The density of a normal policy is that of the action it drew, not of what was left of it at the
-    bound: otherwise a policy far outside would look as unlikely as it wants.
-    """
-    space = None if isinstance(env, TabularMDP) else spaces(env, **options)[1]
-    if not isinstance(space, Box) or not np.isfinite([space.low, space.high]).any():
-        return env, dict(options)
-    if isinstance(env, gymnasium.Env):
-        return ClipAction(env), {}
-    if callable(env) and not isinstance(env, EnvSpec):
-        return (lambda: ClipAction(env())), {}
-    return (lambda: ClipAction(gymnasium.make(env, **options))), {}
-
-
-def _about(policy: Policy, learner: PolicyLearner, options: PolicyGradient) -> dict[str, Any]:
-    """What a run that is continued must share with the one before."""
-    free = ("iterations", "progress", "target")
-    own = {n: v for n, v in options.described().items() if n not in free}
-    states, actions = map(repr, learner.program.spaces)
-    size = learner.program.coordinates.size
-    return {
-        "policy": type(policy).__name__,
-        "unknowns": size,
-        "states": states,
-        "actions": actions,
-        **own,
-    }
+    return Imitation(method, acting, fit, history, rounds.stopped, {} if extra is None else extra())

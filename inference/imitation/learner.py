@@ -11,6 +11,7 @@ from torch import Tensor
 
 from likely.envs import Trajectories
 from likely.inference.coordinates import require_finite
+from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation.acting import ActingPolicy
 from likely.inference.imitation.policy_program import PolicyProgram, divergence, entropy
@@ -45,8 +46,16 @@ class PolicyLearner:
     ) -> None:
         self.options = options
         self.program = PolicyProgram(policy, state_space, action_space, options.seed)
+        if self.program.whole and options.weight != "return":
+            raise OptionError(
+                f"weight: with a mode for each episode its steps cannot be told apart; use "
+                f"weight='return', got {options.weight!r}"
+            )
+        if options.entropy > 0 and not self.program.closed:
+            raise OptionError("entropy: that of this policy has no closed form; expected 0")
         self.x = torch.nn.Parameter(self.program.start(init))
         self.optimizer = options.make_optimizer([self.x])
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.updates = 0
 
     @property
@@ -68,42 +77,52 @@ class PolicyLearner:
         trajectories
             Episodes of `acting`, with rewards.
         weights
-            [N] or [E]; by default those of `step_weights` by the options.
+            [N] or [E]; by default those of `step_weights` by the options. Only [E] where a mode
+            is chosen for each episode.
 
         Returns
         -------
         dict
             ``entropy``, the mean over the states visited, before; ``kl``, of the policy after the
-            step from that before; nats.
+            step from that before; nats a step, estimated where they are not closed.
 
         Raises
         ------
         NonFiniteError
             If the objective is no number.
         """
-        own = self.options
         if weights is None:
-            weights = own.weights(trajectories)
-        batch = self.program.with_data(trajectories, weights)
+            weights = self.weights(trajectories)
+        batch, n = self.program.with_data(trajectories, weights), trajectories.n_steps
         before = self.x.detach().clone()
         with torch.no_grad():
             old, taken = self.program.actions(batch, before)
-            spread = float(entropy(old).mean())
-        if own.step == "gradient":
-            self._climb(batch, len(trajectories))
-        else:
-            self._leap(batch, trajectories, weights, old, taken)
+            spread = float(entropy(old, taken).sum() / n)
+        self._move(batch, trajectories, weights, old, taken)
         require_finite(float(self.x.detach().sum()), "the policy", self.updates)
         self.updates += 1
         with torch.no_grad():
             new, _ = self.program.actions(batch, self.x)
-            moved = float(divergence(old, new).mean()) if spread == spread else float("nan")
+            moved = float(divergence(old, new, taken).sum() / n)
         return {"entropy": spread, "kl": moved}
+
+    def _move(
+        self, batch: Program, trajectories: Trajectories, weights: Tensor, old: Any, taken: Tensor
+    ) -> None:
+        if self.options.step == "gradient":
+            self._climb(batch, len(trajectories))
+        else:
+            self._leap(batch, trajectories, weights, old, taken)
+
+    def weights(self, trajectories: Trajectories) -> Tensor:
+        """Weights of the steps [N] by the options, or of whole episodes [E]."""
+        found = self.options.weights(trajectories)
+        return found[trajectories.starts] if self.program.whole else found
 
     def gradient(self, trajectories: Trajectories, weights: Tensor | None = None) -> Tensor:
         """Gradient [n] of the objective at the present position, a mean over the episodes."""
         if weights is None:
-            weights = self.options.weights(trajectories)
+            weights = self.weights(trajectories)
         batch = self.program.with_data(trajectories, weights)
         return self._gradient(batch, len(trajectories))
 
@@ -125,6 +144,9 @@ class PolicyLearner:
     def _climb(self, batch: Program, episodes: int) -> None:
         # Optimisers go down.
         self.x.grad = -self._gradient(batch, episodes)
+        share = self.options.share(self.updates)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = share * rate
         self.optimizer.step()
 
     def _leap(
@@ -135,29 +157,29 @@ class PolicyLearner:
         old: Any,
         taken: Tensor,
     ) -> None:
-        own, episodes = self.options, len(trajectories)
-        by_step = weights if len(weights) == len(taken) else weights[trajectories.episode]
+        own, episodes, n = self.options, len(trajectories), trajectories.n_steps
         with torch.no_grad():
             logs, spread = old.log_prob(taken), entropy(old).sum()
+        by_row = weights if len(weights) == len(logs) else weights[trajectories.episode]
 
         def away(x: Tensor) -> Tensor:
-            return divergence(old, self.program.actions(batch, x)[0]).mean()
+            return divergence(old, self.program.actions(batch, x)[0], taken).sum() / n
 
         def gain(x: Tensor) -> Tensor:
             fn, _ = self.program.actions(batch, x)
             ratio = (fn.log_prob(taken) - logs).exp()
-            gained = (by_step * (ratio - 1)).sum()
+            gained = (by_row * (ratio - 1)).sum()
             if own.entropy > 0:
                 gained = gained + own.entropy * (entropy(fn).sum() - spread)
             return gained / episodes
 
         here = self.x.detach()
-        product = fisher_product(away, here)
+        product, radius = fisher_product(away, here), own.radius * own.share(self.updates)
         gradient = self._gradient(batch, episodes)
-        step = natural_step(gradient, product, own.radius, own.damping, own.products)
+        step = natural_step(gradient, product, radius, own.damping, own.products)
         there = here + step
         if own.step == "trust_region":
-            there = search_line(gain, away, here, step, own.radius, own.halvings)
+            there = search_line(gain, away, here, step, radius, own.halvings)
         with torch.no_grad():
             self.x.copy_(there)
 

@@ -9,8 +9,14 @@ import pyro
 import torch
 from torch import Tensor
 
-from likely.envs import TabularMDP, Trajectories, horizon_occupancy, state_action_occupancy
-from likely.envs._checks import as_double
+from likely.envs import (
+    DataError,
+    TabularMDP,
+    Trajectories,
+    horizon_occupancy,
+    state_action_occupancy,
+)
+from likely.envs._checks import as_double, check_distribution
 from likely.inference.engines.checks import check_choice, check_int, is_number
 from likely.inference.errors import OptionError
 from likely.inference.imitation.acting import as_table
@@ -37,10 +43,10 @@ class OccupancyMatching:
     divergence : {"factorised", "reverse"}
         Which.
     over : {"occupancy", "trajectory"}
-        For the reverse divergence: KL of the occupancies, or of trajectories,
+        Of the reverse divergence: KL of the occupancies, or of trajectories,
         Σ_s,a ρ_π(s, a) log π(a | s) / π_E(a | s), where dynamics cancel.
     state_weight
-        λ: 1 is the divergence of the joint; 0 leaves cloning.
+        λ of the factorised divergence: 1 is that of the joint; 0 leaves cloning.
     smoothing
         Share of the uniform distribution that is mixed into the expert's, which must not be zero
         where the learner goes; and weight of even actions, which decide where neither goes.
@@ -74,6 +80,12 @@ class OccupancyMatching:
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value < top:
                 raise OptionError(f"{name} must be from 0 to below {top:g}, got {value!r}")
+        for name, of, usual in (
+            ("over", "reverse", "occupancy"),
+            ("state_weight", "factorised", 1),
+        ):
+            if self.divergence != of and getattr(self, name) != usual:
+                raise OptionError(f"{name}: an option of the {of} divergence alone")
         if self.horizon is not None:
             check_int("horizon", self.horizon, 1)
 
@@ -141,7 +153,9 @@ def target_occupancy(
     Raises
     ------
     OptionError
-        If the episodes are not of the process.
+        If the expert is neither, or the episodes are not of the process.
+    DataError
+        If a table holds no probabilities of its actions.
     """
     if isinstance(expert, Trajectories):
         states, actions = expert.state_action_pairs()
@@ -154,7 +168,13 @@ def target_occupancy(
         flat.index_add_(0, states * mdp.n_actions + actions, counts)
         found = flat.reshape(mdp.n_states, mdp.n_actions)
     else:
-        table = as_double(as_table(mdp, expert, "expert"), "expert")
+        try:
+            table = as_double(as_table(mdp, expert, "expert"), "expert")
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise OptionError(f"expert: expected episodes or a policy, got {expert!r}") from error
+        check_distribution(table, "expert", ("s",))
         found = (
             state_action_occupancy(mdp, table)
             if horizon is None

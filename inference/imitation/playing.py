@@ -52,27 +52,26 @@ def play(
         return rollout(env, policy, episodes, seed, horizon, **options)
     if horizon is None:
         raise OptionError("horizon: expected a number of steps, as a process has no limit of its")
-    found = rollout_tabular(env, as_table(env, policy), episodes, horizon, seed)
-    return Trajectories.from_padded(
-        found.states,
-        found.actions,
-        found.lengths,
-        found.rewards,
-        terminated=found.terminated,
-        truncated=~found.terminated,
-        state_space=env.n_states,
-        action_space=env.n_actions,
-    )
+    return rollout_tabular(env, as_table(env, policy), episodes, horizon, seed).trajectories(env)
 
 
 def spaces(env: Any, **options: Any) -> tuple[Any, Any]:
-    """Spaces of an environment's, or a process's, states and actions."""
+    """Spaces of an environment's, or a process's, states and actions.
+
+    Raises
+    ------
+    OptionError
+        If it is neither, or gymnasium cannot make it.
+    """
     if isinstance(env, TabularMDP):
         return Discrete(env.n_states), Discrete(env.n_actions)
     if isinstance(env, gymnasium.Env):
         return env.observation_space, env.action_space
     if isinstance(env, str | EnvSpec):
-        made = gymnasium.make(env, **options)
+        try:
+            made = gymnasium.make(env, **options)
+        except (gymnasium.error.Error, TypeError) as error:
+            raise OptionError(f"env: gymnasium cannot make {env!r}: {error}") from error
     elif callable(env):
         made = env()
     else:

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from likely.envs import TabularMDP, Trajectories
-from likely.inference.checkpoints import Checkpoint, seed_of
-from likely.inference.engines.checks import (
-    check_bool,
-    check_choice,
-    check_int,
-    check_positive,
-    check_seed,
-    is_number,
-    unbox,
-)
-from likely.inference.engines.stochastic import check_factory
-from likely.inference.errors import OptionError
+from likely.inference.checkpoints import seed_of
+from likely.inference.engines.checks import unbox
 from likely.inference.fit import Fit
-from likely.inference.imitation.advantages import Baseline, check_choices, step_weights
+from likely.inference.imitation._gradient_options import check_gradient, name_of
+from likely.inference.imitation._loop import Rounds
+from likely.inference.imitation._unbounded import unbounded
+from likely.inference.imitation.advantages import Baseline, step_weights
 from likely.inference.imitation.learner import PolicyLearner
 from likely.inference.imitation.playing import play, spaces
-from likely.inference.imitation.result import INTERRUPTED, Imitation
+from likely.inference.imitation.policy_program import check_playable
+from likely.inference.imitation.result import Imitation
 from likely.inference.optimise import OptimizerFactory
 from likely.models.policy import Policy
 
 METHOD = "policy_gradient"
-STEPS = ("gradient", "natural", "trust_region")
+# Of the optimiser where none is chosen.
+RATES = {"ppo": 3e-4}
 COLUMNS = ("iteration", "return", "discounted", "length", "entropy", "kl", "seconds")
 # Iterations whose mean return is compared with the target.
 WINDOW = 5
@@ -85,12 +76,20 @@ class PolicyGradient:
     optimizer
         ``"adam"``, ``"sgd"``, or what makes a torch optimiser from a list of tensors.
     learning_rate
-        Of the first two, in unconstrained coordinates.
+        Of gradient steps, in unconstrained coordinates: by default 0.05; of PPO 0.0003.
     radius
         Most KL divergence of a natural step, nats a step of an episode.
+    anneal
+        Share of the step size, the learning rate or the radius, that is left in the last iteration;
+        it falls to it linearly. A policy that is judged by noisy rewards keeps moving as long as
+        its steps have one size.
     damping, products, halvings
         Of these steps: share of the gradient's curvature added to the diagonal of the Fisher
         information, most steps of the conjugate gradient, and of the line search.
+    ppo
+        Options of `stable_baselines3.PPO`: ``batch_size``, ``n_epochs``, ``clip_range``,
+        ``normalize_advantage``, ``vf_coef``, ``max_grad_norm``, ``target_kl``, and in
+        ``policy_kwargs`` the critic's, such as ``{"net_arch": {"vf": [64, 64]}}``.
     target
         Return at which to stop, as a mean over the last five iterations.
     seed
@@ -126,62 +125,43 @@ class PolicyGradient:
     entropy: float = 0.0
     step: str = "gradient"
     optimizer: str | OptimizerFactory = "adam"
-    learning_rate: float = 0.05
+    learning_rate: float | None = None
     radius: float = 0.01
+    anneal: float = 1.0
     damping: float = 0.1
     products: int = 10
     halvings: int = 10
+    ppo: Mapping[str, Any] | None = None
     target: float | None = None
     seed: int = 0
     progress: bool = False
 
     def __post_init__(self) -> None:
         unbox(self)
-        for name in ("iterations", "episodes", "products", "halvings"):
-            check_int(name, getattr(self, name), 1)
-        if self.horizon is not None:
-            check_int("horizon", self.horizon, 1)
-        for name in ("discount", "trace"):
-            value = getattr(self, name)
-            if value is not None and not (is_number(value) and 0 <= value <= 1):
-                raise OptionError(f"{name} must be a number from 0 to 1, got {value!r}")
-        check_choices(self.weight, self._baseline)
-        if self.weight == "gae" and self._baseline in ("none", "mean"):
-            raise OptionError("baseline: the generalised advantage needs 'value', or a function")
-        if self.weight == "return" and self._baseline not in ("none", "mean"):
-            raise OptionError("baseline: a whole return takes 'none' or 'mean'")
-        if self.episodes < 2 and self._baseline in ("mean", "value"):
-            raise OptionError(f"baseline {self._baseline!r} needs episodes=2 or more")
-        for name in ("learning_rate", "radius"):
-            check_positive(name, getattr(self, name))
-        for name in ("entropy", "damping"):
-            value = getattr(self, name)
-            if not is_number(value) or not 0 <= value < float("inf"):
-                raise OptionError(f"{name} must be a finite number of at least 0, got {value!r}")
-        if self.target is not None and not is_number(self.target):
-            raise OptionError(f"target must be a number, got {self.target!r}")
-        check_choice("step", self.step, STEPS)
-        if isinstance(self.optimizer, str):
-            check_choice("optimizer", self.optimizer, ("adam", "sgd"))
-        elif not callable(self.optimizer):
-            raise OptionError(f"optimizer must be 'adam', 'sgd' or a callable: {self.optimizer!r}")
-        else:
-            check_factory(self.optimizer)
-        check_seed("seed", self.seed)
-        for name in ("discount_steps", "normalize", "progress"):
-            check_bool(name, getattr(self, name))
+        check_gradient(self)
 
     @property
-    def _baseline(self) -> Baseline:
+    def rate(self) -> float:
+        """The learning rate."""
+        return RATES.get(self.step, 0.05) if self.learning_rate is None else self.learning_rate
+
+    @property
+    def judged_by(self) -> Baseline:
+        """The baseline, chosen or by default."""
         if self.baseline is not None:
             return self.baseline
         return "value" if self.weight == "gae" else "mean"
 
+    def share(self, number: int) -> float:
+        """Share of the step size in an iteration, from 0 on."""
+        done = min(number / max(self.iterations - 1, 1), 1.0)
+        return 1.0 - (1.0 - self.anneal) * done
+
     def make_optimizer(self, tensors: list[Tensor]) -> torch.optim.Optimizer:
         """A torch optimiser of these tensors."""
         known: dict[Any, OptimizerFactory] = {
-            "adam": partial(torch.optim.Adam, lr=self.learning_rate),
-            "sgd": partial(torch.optim.SGD, lr=self.learning_rate),
+            "adam": partial(torch.optim.Adam, lr=self.rate),
+            "sgd": partial(torch.optim.SGD, lr=self.rate),
         }
         made = known[self.optimizer] if isinstance(self.optimizer, str) else self.optimizer
         return made(tensors)
@@ -192,7 +172,7 @@ class PolicyGradient:
             trajectories,
             self.weight,
             discount=1.0 if self.discount is None else self.discount,
-            baseline=self._baseline,
+            baseline=self.judged_by,
             trace=self.trace,
             discount_steps=self.discount_steps,
         )
@@ -205,7 +185,7 @@ class PolicyGradient:
         """Options as plain values, for the record."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         plain = (int, float, str, bool, type(None))
-        return {n: v if isinstance(v, plain) else _name(v) for n, v in found.items()}
+        return {n: v if isinstance(v, plain) else name_of(v) for n, v in found.items()}
 
     def learner(
         self,
@@ -216,6 +196,10 @@ class PolicyGradient:
     ) -> PolicyLearner:
         """What takes single steps by these options, for methods that make rewards themselves."""
         fit = init.fit if isinstance(init, Imitation) else init
+        if self.step == "ppo":
+            from likely.inference.imitation._ppo import PPOLearner
+
+            return PPOLearner(self, policy, state_space, action_space, fit)
         return PolicyLearner(self, policy, state_space, action_space, fit)
 
     def run(
@@ -243,54 +227,48 @@ class PolicyGradient:
         callback: Any,
         options: dict[str, Any],
     ) -> Imitation:
+        check_playable(env, policy)
+        shown = spaces(env, **options)[1]
+        env, options = unbounded(env, options, self.horizon)
         learner = self.learner(policy, *spaces(env, **options), init)
-        kept = Checkpoint(None if path is None else Path(path), self._about(policy, learner))
-        rows, stopped, spent = [], "", 0.0
-        if (state := kept.load()) is not None:
+        rounds = Rounds(
+            METHOD,
+            self.iterations,
+            path,
+            self.about(METHOD, learner),
+            progress=self.progress,
+            callback=callback,
+            shown="return",
+        )
+        if (state := rounds.resume()) is not None:
             learner.restore(state["learner"])
-            rows, spent = list(state["rows"]), float(state["seconds"])
-        started = time.perf_counter()
+        gamma = 1.0 if self.discount is None else self.discount
 
         def played(number: int) -> Trajectories:
             seed = seed_of(self.seed, number)
             return play(env, learner.acting(), self.episodes, seed, self.horizon, **options)
 
-        with tqdm(total=self.iterations, initial=len(rows), disable=not self.progress) as bar:
-            bar.set_description(METHOD.replace("_", " "))
-            while len(rows) < self.iterations and not (stopped := self._reached(rows)):
-                begun = time.perf_counter()
-                try:
-                    seen = played(len(rows))
-                    facts = learner.update(seen)
-                except KeyboardInterrupt:
-                    stopped = INTERRUPTED
-                    break
-                gamma = 1.0 if self.discount is None else self.discount
-                row = {
-                    "iteration": len(rows),
-                    "return": float(seen.returns().mean()),
-                    "discounted": float(seen.returns(gamma).mean()),
-                    "length": float(seen.lengths.double().mean()),
-                    **facts,
-                    "seconds": time.perf_counter() - begun,
-                }
-                rows.append(row)
-                total = spent + time.perf_counter() - started
-                kept.save({"learner": learner.state(), "rows": rows, "seconds": total})
-                bar.update(1)
-                bar.set_postfix_str(f"return {row['return']:.4g}", refresh=False)
-                if callback is not None and callback(dict(row)) is True:
-                    stopped = "the callback said so"
-                    break
-        history = pd.DataFrame(rows, columns=list(COLUMNS))
+        def step(number: int) -> dict[str, Any]:
+            seen = played(number)
+            facts = learner.update(seen)
+            return {
+                "return": float(seen.returns().mean()),
+                "discounted": float(seen.returns(gamma).mean()),
+                "length": float(seen.lengths.double().mean()),
+                **facts,
+            }
+
+        rounds.go(step, lambda: {"learner": learner.state()}, self._reached)
+        history = rounds.history(COLUMNS)
         fit = learner.fit(
-            played(len(rows)),
+            played(len(rounds.rows)),
             history.rename(columns={"return": "objective"}),
             name=METHOD,
-            seconds=spent + time.perf_counter() - started,
-            converged=bool(self._reached(rows)),
+            seconds=rounds.seconds,
+            converged=bool(self._reached(rounds.rows)),
         )
-        return Imitation(METHOD, learner.acting(), fit, history, stopped)
+        acting = replace(learner.acting(), action_space=shown)
+        return Imitation(METHOD, acting, fit, history, rounds.stopped)
 
     def _reached(self, rows: list[dict[str, Any]]) -> str:
         """Why to stop, if the target is reached."""
@@ -299,14 +277,15 @@ class PolicyGradient:
             return ""
         return f"the return reached {self.target:g}"
 
-    def _about(self, policy: Policy, learner: PolicyLearner) -> dict[str, Any]:
+    def about(self, method: str, learner: PolicyLearner) -> dict[str, Any]:
         """What a run that is continued must share with the one before."""
-        free = ("iterations", "progress", "target")
+        # Step sizes that fall to the last iteration depend on which it is.
+        free = ("iterations", "progress", "target") if self.anneal == 1 else ("progress", "target")
         own = {n: v for n, v in self.described().items() if n not in free}
         states, actions = map(repr, learner.program.spaces)
         return {
-            "method": METHOD,
-            "policy": type(policy).__name__,
+            "method": method,
+            "policy": type(learner.program.policy).__name__,
             "unknowns": learner.program.coordinates.size,
             "states": states,
             "actions": actions,
@@ -362,9 +341,3 @@ def policy_gradient(
     made = PolicyGradient(**options)
     more = dict(env_options or {})
     return made.run(env, policy, init=init, path=path, callback=callback, **more)
-
-
-def _name(value: Any) -> str:
-    if isinstance(value, partial):
-        return f"{_name(value.func)} {sorted(value.keywords.items())}"
-    return getattr(value, "__qualname__", None) or type(value).__qualname__

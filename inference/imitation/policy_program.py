@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from likely.envs import Trajectories
+from likely.envs import TabularMDP, Trajectories
 from likely.inference.coordinates import Coordinates
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
@@ -44,15 +44,21 @@ class PolicyProgram:
     """
 
     def __init__(self, policy: Policy, state_space: Any, action_space: Any, seed: int = 0) -> None:
-        if isinstance(policy, MixturePolicy) and policy.per == "episode":
-            raise OptionError(
-                "policy: a mode for each episode makes its steps depend on each other; use "
-                "MixturePolicy(..., per='step')"
-            )
         self.policy, self.seed = policy, seed
         self.spaces = state_space, action_space
         self.program = Program(TrajectoryModel(policy), blank(*self.spaces), seed=seed)
         self.coordinates = Coordinates(self.program)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all actions of an episode are one event, as they share a mode."""
+        return isinstance(self.policy, MixturePolicy) and self.policy.per == "episode"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the entropy of actions, and their divergence, have a closed form."""
+        fn, _ = self.actions(self.program, self.start())
+        return not bool(torch.isnan(entropy(fn)).any())
 
     # -- positions ---------------------------------------------------------------------------
 
@@ -77,7 +83,7 @@ class PolicyProgram:
                 if name in given:
                     values[name] = self._checked(name, given[name], values[name])
             unknown = sorted(set(given) - set(values))
-            if unknown and not isinstance(init, Fit):
+            if unknown and (not isinstance(init, Fit) or not set(given) & set(values)):
                 raise OptionError(f"init: the policy has no sites {unknown}")
             # Where a sigmoid's slope is 1e-3, a step can still be seen.
             return self.coordinates.unconstrain(values, edge=7.0).detach()
@@ -109,33 +115,66 @@ class PolicyProgram:
             return batch.density(self.coordinates.split(x), unconstrained=True).log_likelihood
 
     def actions(self, batch: Program, x: Tensor) -> tuple[Any, Tensor]:
-        """The distribution [N] of the batch's actions at a position, and the actions."""
+        """The distribution of the batch's actions at a position, and the actions.
+
+        Its batch shape is [N]; [E] where all actions of an episode are one event.
+        """
         with self.program.session(0):
             values = self.coordinates.constrain(x)
             trace = batch.trace(lambda name, _: values.get(name), enumerate_latents=False)
         node = trace.nodes["action"]
         return node["fn"], node["value"]
 
+    def distribution(self, x: Tensor, states: Tensor) -> Any:
+        """The distribution [n] of actions in states [n, *state] at a position."""
+        with self.program.session(0):
+            return self.policy.distribution(self.coordinates.constrain(x), states)
 
-def entropy(fn: Any) -> Tensor:
-    """Entropies [N] of distributions of actions, in nats; nan where they have no closed form."""
+
+def check_playable(env: Any, policy: Any) -> None:
+    """Raise an `OptionError` unless a policy is one, and can play in an environment.
+
+    A mode of each episode cannot play in a process, which is played from a table.
+    """
+    if not isinstance(policy, Policy):
+        raise OptionError(f"policy must be one of likely.models, got {policy!r}")
+    whole = isinstance(policy, MixturePolicy) and policy.per == "episode"
+    if whole and isinstance(env, TabularMDP):
+        raise OptionError(
+            "policy: a mode for each episode has no table, from which a TabularMDP is played; use "
+            "MixturePolicy(..., per='step'), or the environment"
+        )
+
+
+def entropy(fn: Any, taken: Tensor | None = None) -> Tensor:
+    """Entropies [n] of distributions of actions, in nats.
+
+    Where they have no closed form (mixtures of vectors, modes of whole episodes) they are nan, or,
+    with actions that were drawn from them, −log p of these, whose mean is the entropy.
+    """
     if fn.has_enumerate_support:
         logs = _logs(fn)
         return -(logs.exp() * _finite(logs)).sum(0)
     try:
         found: Tensor = fn.entropy()
     except NotImplementedError:
+        if taken is not None:
+            return -_log_prob(fn, taken)
         return torch.full(fn.batch_shape, torch.nan, dtype=torch.float64)
     return found
 
 
-def divergence(before: Any, after: Any) -> Tensor:
-    """KL(before ‖ after) [N] of distributions of actions, in nats.
+def divergence(before: Any, after: Any, taken: Tensor | None = None) -> Tensor:
+    """KL(before ‖ after) [n] of distributions of actions, in nats.
+
+    Where it has no closed form it is estimated from actions that were drawn from ``before``, as
+    ρ − 1 − log ρ with the ratio ρ of densities: at least zero, of the right mean, and curved like
+    the Fisher information of these actions (Schulman 2020, "Approximating KL divergence").
 
     Raises
     ------
     OptionError
-        If it has no closed form, as between mixtures of vectors.
+        If it has no closed form, and no actions are given.
     """
     if before.has_enumerate_support:
         old, new = _logs(before), _logs(after)
@@ -143,7 +182,17 @@ def divergence(before: Any, after: Any) -> Tensor:
     try:
         return torch.distributions.kl_divergence(before, after)
     except NotImplementedError as error:
-        raise OptionError("policy: the divergence of these distributions is not closed") from error
+        if taken is None:
+            raise OptionError(
+                "policy: the divergence of these distributions is not closed"
+            ) from error
+    log_ratio = _log_prob(after, taken) - _log_prob(before, taken)
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def _log_prob(fn: Any, taken: Tensor) -> Tensor:
+    found: Tensor = fn.log_prob(taken)
+    return found
 
 
 def _logs(fn: Any) -> Tensor:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from likely.envs import DataError, Trajectories
 from likely.envs._spaces import outside
+from likely.envs.rollout import _with_rng
 from likely.inference.active.errors import LabellingStopped
 from likely.inference.imitation.acting import ActingPolicy
-from likely.inference.imitation.people import Person, Pictures
+from likely.inference.imitation.people import Person
+from likely.inference.imitation.pictures import Pictures
 
 Array = NDArray[Any]
 
@@ -33,11 +35,14 @@ class Round:
         float64 [N]: 1 where it did, 0 elsewhere.
     beta : float
         Its share of the actions that were played.
+    acted : int
+        How many of these were its own, whether or not anything is learnt from them.
     """
 
     trajectories: Trajectories
     known: Tensor
     beta: float
+    acted: int = 0
 
     @property
     def answers(self) -> int:
@@ -64,14 +69,15 @@ class Round:
             **{name: getattr(seen, name) for name in names},
             "known": self.known,
             "beta": self.beta,
+            "acted": self.acted,
         }
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], state_space: Any, action_space: Any) -> Round:
         """From what `state` gave."""
-        rest = {n: v for n, v in state.items() if n not in ("known", "beta")}
+        rest = {n: v for n, v in state.items() if n not in ("known", "beta", "acted")}
         seen = Trajectories.from_arrays(**rest, state_space=state_space, action_space=action_space)
-        return cls(seen, state["known"], float(state["beta"]))
+        return cls(seen, state["known"], float(state["beta"]), int(state["acted"]))
 
 
 def joined(rounds: Sequence[Round]) -> tuple[Trajectories, Tensor | None]:
@@ -107,23 +113,28 @@ def asked_about(n: int, queries: int | None, left: int | None, seed: int) -> NDA
 
 
 class Answered:
-    """An expert whose answers are checked.
+    """An expert whose answers are checked, until it stops.
 
     Parameters
     ----------
     expert
-        From observations [n, *state] to actions [n, *action].
+        From observations [n, *state] to actions [n, *action]; it may take random numbers too.
     action_space
         What actions may be.
+    seed
+        Of these random numbers.
 
     Attributes
     ----------
     stopped : bool
-        Whether the expert wants no more questions.
+        Whether it stopped, and is asked no more.
     """
 
-    def __init__(self, expert: Any, action_space: Any) -> None:
+    def __init__(self, expert: Any, action_space: Any, seed: int = 0) -> None:
         self.expert, self.space, self.stopped = expert, action_space, False
+        self._call: Any = None if isinstance(expert, Person) else _with_rng(expert)
+        # A stream, so that an expert who draws does not draw the same each time.
+        self._rng = np.random.default_rng([seed, 1])
 
     def __call__(self, observations: Array, pictures: Sequence[Any] | None = None) -> Array:
         """Actions [n, *action]; −1 where there is no answer, if they are Discrete.
@@ -135,18 +146,19 @@ class Answered:
         """
         if isinstance(self.expert, Person):
             found: Any = self.expert(observations, pictures)
-        elif isinstance(self.expert, ActingPolicy):
-            found = self.expert(observations, np.random.default_rng(0))
         else:
-            found = self.expert(observations)
+            found = self._call(observations, self._rng)
         if isinstance(found, Tensor):
             found = found.detach().cpu().numpy()
-        found = np.asarray(found)
+        try:
+            found = np.asarray(found)
+        except ValueError:
+            found = np.empty(0, dtype=object)
         expected = (len(observations), *(self.space.shape or ()))
         if found.shape != expected or found.dtype.kind not in "fiub":
             raise DataError(
-                f"expert: expected actions {expected}, one an observation, got {found.dtype} "
-                f"{found.shape}"
+                f"expert: expected actions {expected}, one for each of {len(observations)} "
+                f"observations, which come as an array, got {found.dtype} {found.shape}"
             )
         if isinstance(self.space, Discrete):
             bad = ~np.isfinite(found)
@@ -165,26 +177,38 @@ class Answered:
             )
         return whole
 
+    def attempt(
+        self, observations: Array, pictures: Sequence[Any] | None = None
+    ) -> tuple[Array, NDArray[np.bool_]]:
+        """Answers [n, *action], and where there are any, [n]; also of an expert who stops."""
+        discrete = isinstance(self.space, Discrete)
+        nothing = np.zeros((len(observations), *(self.space.shape or ())), dtype=self.space.dtype)
+        found: Array = nothing - 1 if discrete else nothing
+        known = np.zeros(len(found), dtype=bool)
+        if not self.stopped and len(observations):
+            try:
+                found = self(observations, pictures)
+                known[:] = True
+            except LabellingStopped as stop:
+                self.stopped = True
+                if discrete and stop.labels.shape == found.shape:
+                    found = stop.labels
+        if self.stopped and isinstance(self.expert, Person):
+            # The questions may have been fewer than the rows: some states come up twice.
+            found = self.expert.known(observations)
+        if discrete:
+            known = found >= 0
+            found = np.maximum(found, 0)
+        return found, known
+
     def about(
         self, states: Tensor, rows: NDArray[np.int64], pictures: Sequence[Any] | None
     ) -> tuple[Array, NDArray[np.bool_]]:
         """Answers [N, *action] about some rows of states [N, *state], and where there are any."""
         known = np.zeros(len(states), dtype=bool)
         labels = np.zeros((len(states), *(self.space.shape or ())), dtype=self.space.dtype)
-        if not len(rows):
-            return labels, known
         shown = None if pictures is None else [pictures[i] for i in rows]
-        try:
-            found = self(states[torch.as_tensor(rows)].cpu().numpy(), shown)
-        except LabellingStopped as stop:
-            self.stopped = True
-            if isinstance(self.expert, Person):
-                # The questions were fewer than the rows: some states came up twice.
-                found = self.expert.known(states[torch.as_tensor(rows)].cpu().numpy())
-            else:
-                found = stop.labels
-        labels[rows] = np.maximum(found, 0) if isinstance(self.space, Discrete) else found
-        known[rows] = found >= 0 if isinstance(self.space, Discrete) else True
+        labels[rows], known[rows] = self.attempt(states[torch.as_tensor(rows)].cpu().numpy(), shown)
         return labels, known
 
 
@@ -196,11 +220,17 @@ class Mixed:
     policy
         The learner; None for none yet.
     expert
-        Whose answer −1 leaves the step to the learner, or to chance where there is none.
+        Whose answer −1 leaves the step to the learner, or to chance where there is none; so does
+        the end of its answers.
     beta
         The expert's share, from 0 to 1.
     pictures
         The environment, where a person is to see it.
+
+    Attributes
+    ----------
+    acted : int
+        How many steps were the expert's.
     """
 
     def __init__(
@@ -211,6 +241,7 @@ class Mixed:
         pictures: Pictures | None = None,
     ) -> None:
         self.policy, self.expert, self.beta, self.pictures = policy, expert, beta, pictures
+        self.acted = 0
 
     def __call__(self, observations: Array, rng: Any) -> Array:
         """Actions [n, *action]."""
@@ -227,8 +258,7 @@ class Mixed:
         if takes.any():
             # There is one environment where there are pictures.
             shown = None if self.pictures is None else [self.pictures.latest]
-            wanted = self.expert(observations[takes], shown)
-            if isinstance(space, Discrete):
-                wanted = np.where(wanted < 0, actions[takes], wanted)
-            actions[takes] = wanted
+            wanted, known = self.expert.attempt(observations[takes], shown)
+            actions[np.flatnonzero(takes)[known]] = wanted[known]
+            self.acted += int(known.sum())
         return actions

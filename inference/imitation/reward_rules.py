@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,7 +17,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from likely.inference.engines.mle import MLE
-from likely.inference.errors import ConvergenceWarning
+from likely.inference.errors import ConvergenceWarning, DegenerateWarning
 from likely.inference.fit import Fit
 from likely.inference.imitation.demonstrations import FeatureMatching
 from likely.models.maxent import MaxEntIRL, Visits
@@ -67,6 +70,21 @@ class RewardRule(ABC):
     def fit(self) -> Fit | None:
         """The fit of the program behind the rule, if there is one."""
         return None
+
+    # -- runs that go on ---------------------------------------------------------------------
+
+    def described(self) -> dict[str, Any]:
+        """Options that a run which goes on must share: name to plain value."""
+        return {}
+
+    def memory(self) -> dict[str, Any]:
+        """What the next round depends on beside features: tensors and plain values."""
+        return {}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take over the memory of an earlier run."""
+        for name, value in memory.items():
+            setattr(self, name, value)
 
 
 def nearest_mixture(met: Tensor, target: Tensor) -> Tensor:
@@ -129,6 +147,14 @@ class MaxMargin(RewardRule):
     name: ClassVar[str] = "apprenticeship"
     mixture: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64), init=False)
 
+    def described(self) -> dict[str, Any]:
+        """ε and the kind of step."""
+        return {"tol": self.tol, "projection": self.projection}
+
+    def memory(self) -> dict[str, Any]:
+        """The shares."""
+        return {"mixture": self.mixture}
+
     def weights(self, problem: FeatureMatching, met: Tensor) -> Tensor:
         """(μ_E − μ̄) / ‖μ_E − μ̄‖; zero before there is a policy."""
         if len(met) == 0:
@@ -150,13 +176,23 @@ class MaxMargin(RewardRule):
             self.mixture = nearest_mixture(met, problem.expected)
         left = problem.expected - self.mixture @ met
         margin = float(torch.linalg.vector_norm(left))
-        row = {"gap": float(left.abs().max()), "margin": margin}
+        row = {"gap": float(left.abs().max()), "margin": margin, "bound": _most(met, problem)}
         reached = margin <= self.tol
         size = float(met.abs().max()) + float(problem.expected.abs().max())
         if not reached and gain <= _ROUNDING * max(size, 1.0):
             why = f"no policy comes nearer to the expert than {margin:.3g}"
             return Verdict(self.mixture, row, True, why)
         return Verdict(self.mixture, row, reached)
+
+
+def _most(met: Tensor, problem: FeatureMatching) -> float:
+    """The largest margin that exact steps can leave, (Σ_k 1 / ‖μ_k − μ_E‖²)^(−1/2).
+
+    An optimal policy is seen from the mixture at no less than a right angle to the expert, so that
+    a step towards it adds that much to 1 / margin² (Abbeel & Ng 2004, lemma 3).
+    """
+    away = (met - problem.expected).square().sum(-1)
+    return float(away.reciprocal().sum().rsqrt())
 
 
 def _projected(mixture: Tensor, met: Tensor, target: Tensor) -> Tensor:
@@ -195,6 +231,14 @@ class MultiplicativeWeights(RewardRule):
     rounds: int
     name: ClassVar[str] = "mwal"
     played: list[Tensor] = field(default_factory=list, init=False)
+
+    def described(self) -> dict[str, Any]:
+        """T."""
+        return {"rounds": self.rounds}
+
+    def memory(self) -> dict[str, Any]:
+        """All weights so far."""
+        return {"played": list(self.played)}
 
     def _beta(self, n_features: int) -> float:
         return 1 / (1 + math.sqrt(2 * math.log(n_features) / self.rounds))
@@ -257,12 +301,42 @@ class MaxEntropy(RewardRule):
     name: ClassVar[str] = "maxent"
     found: Fit | None = field(default=None, init=False)
 
+    def described(self) -> dict[str, Any]:
+        """The engine and its options, and those of the program that are numbers."""
+        program = self.program
+        return {
+            "tol": self.tol,
+            "engine": self.engine.name,
+            "options": json.dumps(self.engine.described(), sort_keys=True),
+            "temperature": float(program.temperature),
+            "prior_scale": program.prior_scale,
+            "sites": sorted(program.reward_part.shapes),
+        }
+
+    def memory(self) -> dict[str, Any]:
+        """The last fit, as the bytes of its file."""
+        if self.found is None:
+            return {}
+        with TemporaryDirectory() as folder:
+            self.found.save(Path(folder) / "fit.nc", log_likelihood=False)
+            content = (Path(folder) / "fit.nc").read_bytes()
+        return {"fit": torch.frombuffer(bytearray(content), dtype=torch.uint8)}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Read the last fit."""
+        if "fit" not in memory:
+            return
+        with TemporaryDirectory() as folder:
+            (Path(folder) / "fit.nc").write_bytes(memory["fit"].numpy().tobytes())
+            self.found = Fit.load(Path(folder) / "fit.nc").attach(self.program, self.data)
+
     def weights(self, problem: FeatureMatching, met: Tensor) -> Tensor:
         """Fit the program, from where the last round ended."""
         engine = self.engine
         with warnings.catch_warnings():
             # Rewards that no behaviour tells apart are flat directions; the gap is what counts.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", DegenerateWarning)
             if self.found is None:
                 self.found = engine.fit(self.program, self.data)
             else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -20,18 +22,21 @@ from likely.envs import (
 from likely.inference.checkpoints import seed_of
 from likely.inference.engines import MAP
 from likely.inference.engines.base import Engine
-from likely.inference.engines.checks import check_int, check_positive, check_seed, is_number
+from likely.inference.engines.checks import check_bool, check_int, check_positive, check_seed
 from likely.inference.errors import OptionError
 from likely.inference.imitation.acting import ActingPolicy, as_table
+from likely.inference.imitation.asking_pairs import learn_reward
 from likely.inference.imitation.cloning import behaviour_cloning
 from likely.inference.imitation.judged import follow
-from likely.inference.imitation.learned_reward import LearnedReward, candidate_pairs, learn_reward
+from likely.inference.imitation.learned_reward import LearnedReward, check_pessimism
+from likely.inference.imitation.pair_labels import candidate_pairs
+from likely.inference.imitation.pair_pictures import Filmed
 from likely.inference.imitation.playing import play
 from likely.inference.imitation.policy_gradient import PolicyGradient
 from likely.inference.imitation.result import Imitation
 from likely.models.policy import Policy, TabularPolicy
+from likely.models.preference import TrajectoryReward
 from likely.models.preference.pairs import TrajectoryPairs
-from likely.models.preference.rewards import TrajectoryReward
 from likely.models.preference.trajectory import TrajectoryPreference
 
 METHOD = "rlhf"
@@ -114,7 +119,16 @@ def over_optimisation(
     DataFrame
         Columns ``reward`` (its name), ``temperature``, ``kl``, ``learned``, ``true``; both returns
         less those of π0.
+
+    Raises
+    ------
+    OptionError
+        If there is no reward or no temperature.
     """
+    if not isinstance(rewards, Mapping) or not rewards:
+        raise OptionError(f"rewards: expected at least one, name to reward, got {rewards!r}")
+    if not isinstance(temperatures, Iterable) or not len(temperatures := list(temperatures)):
+        raise OptionError(f"temperatures: expected at least one, in a list, got {temperatures!r}")
     prior, rows = as_table(mdp, base, "base"), []
     for name, reward in rewards.items():
         at_base = float(objective(mdp, prior, reward=reward))
@@ -129,7 +143,7 @@ def over_optimisation(
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RLHF:
     """All that the pipeline found on its way.
 
@@ -143,12 +157,20 @@ class RLHF:
         The policy near π0 that earns most of it.
     history : DataFrame
         Of the policy's optimisation: one row where it is exact.
+    stopped : str
+        Why labelling or the policy gradient ended before its time, or nothing.
     """
 
     base: Imitation
     reward: LearnedReward
     policy: ActingPolicy
     history: pd.DataFrame
+    stopped: str = ""
+
+    def __repr__(self) -> str:
+        state = f", stopped: {self.stopped}" if self.stopped else ""
+        n, rows = len(self.reward.pairs), len(self.history)
+        return f"RLHF({n} preference{'s' * (n != 1)}, {rows} rows of history{state})"
 
     @property
     def table(self) -> Tensor:
@@ -177,7 +199,7 @@ class PreferenceJudge:
     ) -> None:
         self.reward, self.base, self.temperature = reward, base, temperature
 
-    def learn(self, learner: Trajectories) -> dict[str, float]:
+    def learn(self, learner: Trajectories, policy: ActingPolicy) -> dict[str, float]:
         """Nothing: the reward is learnt already."""
         return {}
 
@@ -210,9 +232,12 @@ def rlhf(
     discount: float | None = None,
     rationality: float = 1.0,
     temperature: float = 0.1,
-    pessimism: float = 0.0,
+    pessimism: float | None = None,
+    quantile: float | None = None,
     gradient: PolicyGradient | None = None,
     seed: int = 0,
+    path: str | PathLike[str] | None = None,
+    progress: bool = False,
     **options: Any,
 ) -> RLHF:
     """Demonstrations, a cloned policy, pairs of its episodes, preferences, a reward, a policy.
@@ -230,8 +255,12 @@ def rlhf(
     reward
         `LinearReward`, `TabularReward` or `NetworkReward`.
     labeller
-        From the candidates to an oracle: ``lambda pairs: SimulatedLabeller(pairs, 0.95, 5.0)``, or
-        ``lambda pairs: TerminalOracle(CHOICES, path="answers.csv", items=pair_texts(pairs))``.
+        From the candidates to an oracle: ``lambda pairs: SimulatedLabeller(pairs, 0.95, 5.0)``,
+        ``lambda pairs: TerminalOracle(CHOICES, path="answers.jsonl", items=pair_texts(pairs))``, or
+        ``lambda pairs: WebOracle(CHOICES, "image", path="answers.jsonl",
+        items=pair_pictures(pairs, world))``, with the `GridWorld` of the process, or with the
+        environment ``env`` as a `Filmed`, which films the episodes of π0 and no others. Its method
+        ``close``, if it has one, is called when the answers are there.
     policy
         Of `likely.models`; by default a `TabularPolicy` with two pseudo-counts in all, which
         leaves no action impossible.
@@ -249,14 +278,22 @@ def rlhf(
         β that the reward's program assumes.
     temperature
         λ of the penalty λ KL(π ‖ π0).
-    pessimism
-        Optimise the posterior mean less this many standard deviations (a process only).
+    pessimism, quantile
+        Optimise the posterior mean less this many standard deviations, or this quantile of the
+        posterior, of each entry of the table or each step; see `pessimistic_reward`.
     gradient
-        Options of the policy gradient.
+        Options of the policy gradient (an environment only). Its discount is that of the returns
+        that are compared unless it says otherwise.
     seed
         Of all draws.
+    path
+        A folder where answers and the policy's steps are kept. Called again with the same
+        arguments, a run that was broken off goes on from there, to the same result.
+    progress
+        Show bars.
     **options
-        Of `learn_reward`: ``engine``, ``acquisition``, ``start``, ``batch``, ``callback``, ...
+        Of `learn_reward`: ``engine``, ``acquisition``, ``start``, ``batch``, ``ensemble``,
+        ``callback``.
 
     Returns
     -------
@@ -270,11 +307,15 @@ def rlhf(
     check_seed("seed", seed)
     check_positive("temperature", temperature)
     check_int("episodes", episodes, 2)
-    if not is_number(pessimism) or pessimism < 0:
-        raise OptionError(f"pessimism must be a number of at least 0, got {pessimism!r}")
+    check_bool("progress", progress)
+    check_pessimism(pessimism, quantile, "pessimism")
+    if not callable(labeller):
+        raise OptionError(f"labeller must be a function of pairs, got {labeller!r}")
     tabular = isinstance(env, TabularMDP)
-    if pessimism and not tabular:
-        raise OptionError("pessimism: only in a TabularMDP, whose rewards are a table")
+    if gradient is not None and not isinstance(gradient, PolicyGradient):
+        raise OptionError(f"gradient must be a PolicyGradient, got {gradient!r}")
+    if tabular and gradient is not None:
+        raise OptionError("gradient: in a TabularMDP the policy is optimised exactly, without it")
     if policy is None and not tabular:
         raise OptionError("policy: expected one of likely.models, as this is no TabularMDP")
     gamma = (env.discount if tabular else 1.0) if discount is None else discount
@@ -282,30 +323,56 @@ def rlhf(
         policy = TabularPolicy(env.n_states, env.n_actions, concentration=1 + 2 / env.n_actions)
         cloning = MAP() if cloning is None else cloning
     base = behaviour_cloning(demonstrations, policy, cloning)
+    if isinstance(env, Filmed):
+        # Episodes are numbered from here.
+        env.forget()
     seen = play(env, base.policy, episodes, seed_of(seed, 0), horizon)
     pairs = candidate_pairs(seen, candidates, seed_of(seed, 1))
     program = TrajectoryPreference(reward, gamma, rationality)
-    learned = learn_reward(
-        pairs,
-        labeller(pairs),
-        program,
-        preferences=preferences,
-        seed=seed_of(seed, 2),
-        **options,
-    )
+    oracle = labeller(pairs)
+    try:
+        learned = learn_reward(
+            pairs,
+            oracle,
+            program,
+            preferences=preferences,
+            seed=seed_of(seed, 2),
+            path=None if path is None else Path(path) / "reward",
+            progress=progress,
+            **options,
+        )
+    finally:
+        # Nobody else has a hold on it: a page in the browser says that all is done.
+        if callable(close := getattr(oracle, "close", None)):
+            close()
     if tabular:
-        table = learned.pessimistic(pessimism) if pessimism else learned.table
+        table = learned.table
+        if pessimism is not None or quantile is not None:
+            table = learned.pessimistic(pessimism, quantile=quantile)
         found = improve(env, table, base, temperature)
         spaces = demonstrations.state_space, demonstrations.action_space
         tables = TabularPolicy(env.n_states, env.n_actions)
         acting = ActingPolicy(tables, {"policy": found.policy}, *spaces)
         row = {"temperature": temperature, "kl": found.kl, "learned": found.learned}
-        return RLHF(base, learned, acting, pd.DataFrame([row]))
+        return RLHF(base, learned, acting, pd.DataFrame([row]), learned.stopped)
     steps = PolicyGradient(horizon=horizon, seed=seed) if gradient is None else gradient
+    if steps.discount is None:
+        steps = replace(steps, discount=gamma)
+    steps = replace(steps, progress=steps.progress or progress)
 
     def paid(trajectories: Trajectories) -> Tensor:
-        return reward.steps(learned.fit.params, trajectories)
+        return learned.steps(trajectories, pessimism, quantile=quantile)
 
     judge = PreferenceJudge(paid, base.policy, temperature)
-    moved = follow(METHOD, env, policy, judge, steps, init=base)
-    return RLHF(base, learned, moved.policy, moved.history)
+    moved = follow(
+        METHOD,
+        env.env if isinstance(env, Filmed) else env,
+        policy,
+        judge,
+        steps,
+        init=base,
+        path=None if path is None else Path(path) / "policy",
+        about={"answers": len(learned.pairs), "temperature": float(temperature)},
+    )
+    stopped = learned.stopped or moved.stopped
+    return RLHF(base, learned, moved.policy, moved.history, stopped)

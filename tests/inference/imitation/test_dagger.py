@@ -38,6 +38,8 @@ def cartpole(**options: Any) -> Any:
 
 def test_share_of_the_expert() -> None:
     assert [Dagger().share(i) for i in range(3)] == [1.0, 0.0, 0.0]
+    assert [Dagger(beta="never").share(i) for i in range(2)] == [0.0, 0.0]
+    assert [Dagger(beta=0).share(i) for i in range(2)] == [1.0, 0.0]
     assert [Dagger(beta=0.5).share(i) for i in range(3)] == [1.0, 0.5, 0.25]
     assert [Dagger(beta=lambda i: 1 / (1 + i)).share(i) for i in (0, 1)] == [1.0, 0.5]
     fused = Dagger(variant="fused", mixing=0.25)
@@ -134,14 +136,27 @@ def test_labels_are_spent_no_further() -> None:
     assert found.stopped == "all labels are spent"
 
 
+def test_steps_of_the_expert_are_told() -> None:
+    found = cartpole(beta=0.5, horizon=40)
+    first, second, third = (found.history.iloc[i] for i in range(3))
+    assert first["acted"] == first["length"] == 40
+    # Binomial, within four standard deviations.
+    for row, share in ((second, 0.5), (third, 0.25)):
+        n = row["length"]
+        assert abs(row["acted"] - share * n) < 4 * np.sqrt(n * share * (1 - share))
+    assert cartpole(beta="never").history["acted"].tolist() == [0, 0, 0]
+
+
 @pytest.mark.slow
-def test_dagger_beats_cloning_at_equal_labels() -> None:
+@pytest.mark.parametrize("beta", ["first", "never"])
+def test_dagger_beats_cloning_at_equal_labels(beta: str) -> None:
     cloned, asked = [], []
     for seed in range(5):
         demonstration = rollout("CartPole-v1", cartpole_expert, 1, seed=100 + seed)
         assert demonstration.n_steps == 500
         cloned.append(behaviour_cloning(demonstration, SoftmaxPolicy(2), MAP()))
-        found = cartpole(iterations=10, queries=50, labels=500, seed=seed)
+        # With "never" the expert does nothing else than give these answers.
+        found = cartpole(iterations=10, queries=50, labels=500, seed=seed, beta=beta)
         assert found.history["labels"].iloc[-1] <= 500
         asked.append(found)
     returns = [
@@ -213,7 +228,7 @@ def test_bad_experts() -> None:
     for answer in (5, -2, 0.5, np.nan):
         with pytest.raises(DataError, match="expert"):
             dagger("CartPole-v1", SoftmaxPolicy(2), lambda seen, a=answer: np.full(len(seen), a))
-    with pytest.raises(DataError, match="one an observation"):
+    with pytest.raises(DataError, match="one for each of 1 observations"):
         dagger("CartPole-v1", SoftmaxPolicy(2), lambda seen: np.zeros((len(seen), 2)))
     with pytest.raises(OptionError, match="no state was answered"):
         dagger("CartPole-v1", SoftmaxPolicy(2), lambda seen: np.full(len(seen), -1), iterations=1)

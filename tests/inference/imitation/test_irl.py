@@ -15,6 +15,7 @@ from torch import Tensor
 from likely.envs import (
     GridWorld,
     TabularMDP,
+    backward_induction,
     cliff_world,
     evaluate,
     evaluate_horizon,
@@ -153,17 +154,18 @@ def test_nearest_mixture_of_points_around_the_target_is_the_target() -> None:
     assert float((nearest_mixture(met, torch.zeros(2)) @ met).abs().max()) < 1e-14
 
 
-@pytest.mark.parametrize(("method", "tol"), [("max-margin", 1e-3), ("projection", 0.1)])
+@pytest.mark.parametrize(("method", "tol"), [("max-margin", 1e-3), ("projection", 0.05)])
 @pytest.mark.parametrize("heat", [0.0, 0.2])
 def test_margin_reaches_the_tolerance(method: str, tol: float, heat: float) -> None:
     world = rooms()
     mdp = world.mdp
     best = value_iteration(mdp).policy if heat == 0 else soft_value_iteration(mdp, heat).policy
-    found = apprenticeship_learning(mdp, world.features, best, method=method, tol=tol)
+    found = apprenticeship_learning(mdp, world.features, best, method=method)
     assert found.converged
     margins = found.history["margin"]
     assert margins.iloc[-1] <= tol
     assert bool((margins.diff().iloc[1:] <= 1e-9).all())
+    assert bool((margins <= found.history["bound"] * (1 + 1e-9) + 1e-12).all())
     # The mixture's one policy goes where the mixture goes.
     exact = feature_expectations(mdp, found.table, world.features)
     assert float((exact - found.met).abs().max()) < 1e-9
@@ -171,6 +173,23 @@ def test_margin_reaches_the_tolerance(method: str, tol: float, heat: float) -> N
     away = abs(earned(mdp, found.table) - earned(mdp, best))
     assert away <= tol * 2**0.5 + 1e-9
     assert found.policy.table.shape == (mdp.n_states, 4)
+
+
+def test_projection_of_a_corner_ends_at_it_and_else_keeps_to_its_bound() -> None:
+    world = cliff_world()
+    corner = backward_induction(world.mdp, 40).policy
+    options: dict[str, Any] = {"horizon": 40, "method": "projection"}
+    found = apprenticeship_learning(world.mdp, "state", corner, tol=1e-3, **options)
+    assert found.converged
+    assert len(found.history) < 50
+    soft = soft_backward_induction(world.mdp, 40).policy
+    found = apprenticeship_learning(world.mdp, "state", soft, **options)
+    assert found.converged
+    history = found.history
+    assert bool((history["margin"] <= history["bound"] * (1 + 1e-9) + 1e-12).all())
+    # Features sum to 40, so no two policies are farther apart than 40 √2.
+    rounds = torch.arange(1, len(history) + 1).numpy()
+    assert bool((history["bound"] <= 40 * 2**0.5 / rounds**0.5).all())
 
 
 def test_apprentice_over_a_horizon() -> None:
@@ -283,7 +302,7 @@ def test_a_callback_watches_and_stops() -> None:
     expert = soft_value_iteration(world.mdp, 0.5).policy
     with pytest.warns(ConvergenceWarning, match="after 3 rounds"):
         found = apprenticeship_learning(
-            world.mdp, "state", expert, method="projection", callback=watch
+            world.mdp, "state", expert, method="projection", tol=1e-3, callback=watch
         )
     assert seen == (-found.history["gap"]).tolist()
     assert found.mixture.shape == (3,)
@@ -308,6 +327,14 @@ def test_own_rules_run_in_the_same_loop() -> None:
         ({"expert": torch.ones(3)}, "expert: expected 4 finite feature expectations"),
         ({"expert": torch.full((4,), torch.nan)}, "expert: expected 4 finite"),
         ({"expert": Visits(torch.ones(2, 2))}, "expert: expected visits"),
+        ({"expert": None}, "expert: expected a policy, trajectories, Visits or"),
+        ({"expert": {}}, "expert: expected a policy, trajectories, Visits or"),
+        ({"expert": torch.full((3, 86, 4), 0.25)}, "horizon: expected one"),
+        ({"tol": float("nan")}, "tol must be a positive"),
+        ({"callback": 3}, "callback must be callable"),
+        ({"progress": "yes"}, "progress must be True or False"),
+        ({"path": 3}, "path: expected a folder"),
+        ({"seed": -1}, "seed must be an integer"),
     ],
 )
 def test_options_that_cannot_be_used(options: dict[str, Any], message: str) -> None:

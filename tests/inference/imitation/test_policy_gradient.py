@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,16 +13,20 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from killed import killed
 from likely.envs import (
     DataError,
     TabularMDP,
     Trajectories,
+    cartpole_expert,
     evaluate_horizon,
+    rollout,
 )
-from likely.inference import FitError, OptionError
+from likely.inference import MAP, FitError, OptionError
 from likely.inference.imitation import (
     Imitation,
     PolicyGradient,
+    behaviour_cloning,
     play,
     policy_gradient,
     step_weights,
@@ -71,6 +70,8 @@ def without_clock(history: pd.DataFrame) -> pd.DataFrame:
         {"discount_steps": False},
         {"entropy": 0.01},
         {"step": "natural", "radius": 0.05},
+        {"anneal": 0.1},
+        {"step": "trust_region", "radius": 0.1, "anneal": 0.1},
         {"step": "trust_region", "radius": 0.05},
         {"optimizer": partial(torch.optim.RMSprop, lr=0.1)},
     ],
@@ -180,6 +181,22 @@ def test_vectors_of_actions_are_learnt(step: str) -> None:
     assert found.policy(np.full((5, 2), 9.0), np.random.default_rng(0)).max() <= 2
 
 
+@pytest.mark.parametrize("made", [Reach, Reach()], ids=["function", "environment"])
+def test_what_was_drawn_counts_and_the_environment_cuts_it(made: Any) -> None:
+    """Of an action at the bound, the density would be that of one nobody drew."""
+    start = {"intercept": torch.tensor([3.0, 0.0]), "scale": torch.ones(2)}
+    found = policy_gradient(
+        made, GaussianPolicy(2), iterations=1, episodes=40, init=start, learning_rate=1e-9
+    )
+    drawn = found.fit.bound("actions").args[0].actions
+    beyond = (drawn[:, 0] > 2).double().mean()
+    # 84 % of draws around 3 are above 2, of 120: five standard errors.
+    assert abs(float(beyond) - 0.8413) < 5 * (0.8413 * 0.1587 / 120) ** 0.5
+    # An action was never worse than one at the bounds.
+    assert found.history["return"].iloc[0] >= -3 * (3**2 + 3**2)
+    assert found.policy.action_space == Reach.action_space
+
+
 @pytest.mark.parametrize("kind", ["module", "mixture", "module-prior"])
 def test_other_policies_learn(corridor: TabularMDP, kind: str) -> None:
     torch.manual_seed(0)
@@ -229,11 +246,11 @@ def test_run_in_two_parts_is_the_run_in_one(
 
 
 KILLED = """
-import sys
 from likely.inference.imitation import policy_gradient
 from likely.models import SoftmaxPolicy
 policy_gradient(
-    "CartPole-v1", SoftmaxPolicy(2), iterations=6, episodes=4, normalize=True, path=sys.argv[1]
+    "CartPole-v1", SoftmaxPolicy(2), iterations=6, episodes=4, normalize=True, path=sys.argv[1],
+    callback=kill,
 )
 """
 
@@ -241,16 +258,8 @@ policy_gradient(
 @pytest.mark.slow
 def test_killed_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-P", "-c", KILLED, str(folder)])
-    limit = time.monotonic() + 120
-    while not (folder / "state.pt").exists() and time.monotonic() < limit:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    assert killed(KILLED, folder) == 3
     options: dict[str, Any] = {"iterations": 6, "episodes": 4, "normalize": True}
-    done = len(torch.load(folder / "state.pt", weights_only=True)["state"]["rows"])
-    assert 1 <= done < 6
     found = policy_gradient("CartPole-v1", SoftmaxPolicy(2), **options, path=folder)
     whole = policy_gradient("CartPole-v1", SoftmaxPolicy(2), **options)
     assert torch.equal(found.params["coefficients"], whole.params["coefficients"])
@@ -335,6 +344,9 @@ def test_result_is_saved_and_read(corridor: TabularMDP, tmp_path: Path) -> None:
         ({"optimizer": torch.optim.LBFGS}, "LBFGS"),
         ({"learning_rate": 0.0}, "learning_rate must be"),
         ({"radius": float("inf")}, "radius must be"),
+        ({"radius": None}, "radius must be"),
+        ({"anneal": 0.0}, "anneal must be"),
+        ({"anneal": 1.5}, "anneal must be"),
         ({"entropy": -0.1}, "entropy must be"),
         ({"damping": float("nan")}, "damping must be"),
         ({"target": "high"}, "target must be"),
@@ -357,6 +369,16 @@ def test_bad_input_is_refused(corridor: TabularMDP) -> None:
         policy_gradient(corridor, policy, **QUICK, init={"weights": torch.ones(2)})
     with pytest.raises(OptionError, match="finite numbers"):
         policy_gradient(corridor, policy, **QUICK, init={"policy": torch.ones(2)})
+    seen = rollout("CartPole-v1", cartpole_expert, 1, 0)
+    other = behaviour_cloning(seen, SoftmaxPolicy(2), MAP())
+    with pytest.raises(OptionError, match="no sites"):
+        policy_gradient(corridor, policy, **QUICK, init=other)
+    with pytest.raises(OptionError, match="env_options"):
+        policy_gradient(corridor, policy, **QUICK, env_options={"slippery": True})
+    with pytest.raises(OptionError, match=r"one of likely\.models"):
+        policy_gradient(corridor, torch.eye(5), **QUICK)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="callback"):
+        policy_gradient(corridor, policy, **QUICK, callback=1)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="env: expected"):
         policy_gradient(3, policy, **QUICK)
     bare = Trajectories.from_arrays([[0, 1]], [[0]], state_space=5, action_space=2)

@@ -29,7 +29,6 @@ from likely.inference.imitation import (
     PreferenceJudge,
     SimulatedLabeller,
     behaviour_cloning,
-    bootstrap_rewards,
     candidate_pairs,
     improve,
     kl_budget,
@@ -118,17 +117,6 @@ def test_over_optimisation_trades_returns_for_distance() -> None:
     assert last["true"] < 0 < last["learned"]
 
 
-def test_pessimism_is_the_posterior() -> None:
-    pairs = candidates()
-    labels = SimulatedLabeller(pairs, GAMMA, BETA)
-    found = learn_reward(pairs, labels, program(), preferences=60, acquisition="random")
-    draws = found.draws()
-    torch.testing.assert_close(found.pessimistic(2.0), draws.mean(0) - 2 * draws.std(0))
-    assert draws.shape == (500, MDP.n_states)
-    with pytest.raises(OptionError, match="sds"):
-        found.pessimistic(-1.0)
-
-
 def test_labellers_are_as_rational_as_they_say() -> None:
     seen = Trajectories.from_arrays([[0, 1]] * 2, [[0]] * 2, rewards=[[0.0], [1.0]])
     size = 4000
@@ -169,7 +157,20 @@ def test_rounds_ask_what_tells_most() -> None:
     assert bool((found.history["score"][1:] > 0).all())
     labels_again = labels(Queries(found.index, classes=CHOICES))
     assert (found.pairs.preferred.numpy() == (labels_again == 0)).all()
-    assert learn_reward(pairs, labels, program(), preferences=12, acquisition=bald, **options)
+    options |= {"preferences": 20}
+    chosen = {
+        name: learn_reward(pairs, labels, program(), acquisition=acquisition, **options)
+        for name, acquisition in (
+            *((name, name) for name in ("bald", "entropy", "batch_bald", "power_bald")),
+            *{"function": bald, "mine": lambda probs: bald(probs)}.items(),
+        )
+    }
+    assert chosen["bald"].index.tolist() == found.index.tolist()
+    for name in ("function", "mine"):
+        assert chosen[name].index.tolist() == chosen["bald"].index.tolist()
+    for name in ("entropy", "batch_bald", "power_bald"):
+        assert chosen[name].index.tolist() != chosen["bald"].index.tolist()
+        assert len(set(chosen[name].index.tolist())) == 20
 
 
 def test_people_may_skip_and_stop() -> None:
@@ -207,15 +208,6 @@ def test_nobody_answers() -> None:
     for oracle in (silent, gone):
         with pytest.raises(FitError, match="no answer"):
             learn_reward(candidates(10), oracle, program(), preferences=5, engine=MAP(), start=2)
-
-
-def test_ensembles_differ_where_data_do() -> None:
-    pairs = candidates(100)
-    labels = SimulatedLabeller(pairs, GAMMA, BETA)(Queries(np.arange(100), classes=CHOICES))
-    fits = bootstrap_rewards(program(), pairs.with_preferred(labels == 0), MAP(), 4)
-    tables = torch.stack([program().reward_table(fit.params) for fit in fits])
-    assert tables.shape == (4, MDP.n_states)
-    assert bool((tables[:, :-1].std(0) > 0).all())
 
 
 def test_gradient_stays_near_the_base() -> None:
@@ -276,6 +268,23 @@ def test_environments_take_policy_gradients() -> None:
         ({"acquisition": "most"}, OptionError, "acquisition"),
         ({"env": "CartPole-v1"}, OptionError, "policy"),
         ({"reward": LinearReward()}, DataError, "features"),
+        ({"quantile": 2.0}, OptionError, "quantile"),
+        ({"pessimism": 1.0, "quantile": 0.1}, OptionError, "got both"),
+        ({"labeller": None}, OptionError, "labeller"),
+        ({"labeller": lambda pairs: None}, OptionError, "oracle"),
+        ({"labeller": lambda pairs: lambda q: ["first"] * len(q)}, DataError, "labels"),
+        ({"gradient": 3}, OptionError, "gradient must be"),
+        ({"gradient": PolicyGradient()}, OptionError, "optimised exactly"),
+        ({"engine": "map"}, OptionError, "engine"),
+        ({"callback": 3}, OptionError, "callback"),
+        ({"progress": 1}, OptionError, "progress"),
+        (
+            {"acquisition": lambda p: p[0], "start": 3, "batch": 2},
+            OptionError,
+            "one score for each",
+        ),
+        ({"acquisition": lambda p: p[0, :, 0] * np.nan, "start": 3}, DataError, "NaN"),
+        ({"acquisition": "core_set"}, OptionError, "more than probabilities"),
     ],
 )
 def test_what_cannot_be_used_is_refused(change: dict[str, Any], error: Any, says: str) -> None:
@@ -298,6 +307,16 @@ def test_other_bad_arguments() -> None:
         SimulatedLabeller(pairs, rationality=0.0)
     with pytest.raises(OptionError, match="two episodes"):
         candidate_pairs(pairs.first[:1], 3)
+    with pytest.raises(OptionError, match="expected Trajectories"):
+        candidate_pairs([[0, 1]], 3)
+    labels = SimulatedLabeller(pairs, GAMMA, BETA)
+    with pytest.raises(DataError, match="those of the labeller"):
+        labels(Queries([0], classes=("second", "first")))
+    with pytest.raises(DataError, match="below 5"):
+        labels(Queries([5], classes=CHOICES))
+    for rewards, heats in (({}, [1.0]), ({"own": MDP.reward}, []), ({"own": MDP.reward}, 1.0)):
+        with pytest.raises(OptionError, match="expected at least one"):
+            over_optimisation(MDP, rewards, UNIFORM, heats)
     point = learn_reward(
         pairs,
         SimulatedLabeller(pairs, GAMMA, BETA),
@@ -308,3 +327,5 @@ def test_other_bad_arguments() -> None:
     )
     with pytest.raises(FitError, match="posterior draws"):
         point.pessimistic()
+    with pytest.raises(OptionError, match="ensemble"):
+        learn_reward(pairs, labels, program(), preferences=5, ensemble=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,12 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from likely.envs import TabularMDP, Trajectories, objective
-from likely.inference import OptionError
-from likely.inference.imitation import PolicyGradient, play
+from likely.inference import FitError
+from likely.inference.imitation import PolicyGradient, play, policy_gradient
 from likely.inference.imitation.policy_program import PolicyProgram, divergence, entropy
 from likely.inference.imitation.trust_region import conjugate_gradient, fisher_product
 from likely.models import (
     GaussianPolicy,
-    MixturePolicy,
     ModulePolicy,
     SoftmaxPolicy,
     TabularPolicy,
@@ -123,6 +124,39 @@ def test_natural_steps_have_the_divergence_asked_for(tiny: TabularMDP, step: str
     assert float(objective(tiny, learner.acting().table)) > before + 0.02
 
 
+def test_steps_shrink_to_the_share_asked_for(tiny: TabularMDP) -> None:
+    options = PolicyGradient(
+        step="natural", radius=1e-4, damping=0.0, horizon=T, discount=0.8, episodes=50,
+        anneal=0.2, iterations=5,
+    )  # fmt: skip
+    learner = options.learner(TabularPolicy(S, A), *SPACES)
+    # One step more than planned keeps to the last size.
+    moved = [learner.update(play(tiny, learner.acting(), 50, seed, T))["kl"] for seed in range(6)]
+    assert moved == pytest.approx([1e-4, 0.8e-4, 0.6e-4, 0.4e-4, 0.2e-4, 0.2e-4], rel=0.05)
+    # A gradient step of plain descent is as long as its rate: halved, and no longer at the end.
+    plain = replace(options, step="gradient", optimizer="sgd", learning_rate=0.1, iterations=2)
+    lengths = []
+    for first in (0, 1):
+        learner = plain.learner(TabularPolicy(S, A), *SPACES)
+        learner.updates, before = first, learner.x.detach().clone()
+        learner.update(play(tiny, learner.acting(), 50, 0, T))
+        lengths.append(float((learner.x.detach() - before).norm()))
+    assert lengths[1] == pytest.approx(0.2 * lengths[0], rel=1e-12)
+
+
+def test_a_run_whose_steps_shrink_has_a_fixed_end(tiny: TabularMDP, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"episodes": 4, "horizon": T, "anneal": 0.5, "path": tmp_path}
+    policy_gradient(
+        tiny, TabularPolicy(S, A), iterations=4, **options,
+        callback=lambda row: row["iteration"] == 1,
+    )  # fmt: skip
+    with pytest.raises(FitError, match="iterations"):
+        policy_gradient(tiny, TabularPolicy(S, A), iterations=6, **options)
+    found = policy_gradient(tiny, TabularPolicy(S, A), iterations=4, **options)
+    whole = policy_gradient(tiny, TabularPolicy(S, A), iterations=4, **(options | {"path": None}))
+    assert torch.equal(found.table, whole.table)
+
+
 def test_natural_step_does_not_depend_on_the_coordinates(tiny: TabularMDP) -> None:
     """To first order: a table and its log-odds move to the same policy."""
     episodes = play(tiny, torch.full((S, A), 0.5), 200, 0, T)
@@ -144,9 +178,3 @@ def test_entropy_and_divergence_take_certainty() -> None:
     assert entropy(sure).tolist() == [0.0, 0.0]
     assert entropy(even).tolist() == pytest.approx([0.6931471805599453] * 2)
     assert divergence(sure, even).tolist() == pytest.approx([0.6931471805599453] * 2)
-
-
-def test_modes_of_whole_episodes_are_refused() -> None:
-    whole = MixturePolicy(TabularPolicy(2, 2), 2, per="episode")
-    with pytest.raises(OptionError, match="policy: a mode for each episode"):
-        PolicyProgram(whole, Discrete(2), Discrete(2))
