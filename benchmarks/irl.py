@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from likely.envs import cliff_world, soft_backward_induction
-from likely.inference import MLE, ConvergenceWarning
+from likely.inference import MLE, ConvergenceWarning, DegenerateWarning
 from likely.models import MaxEntIRL, Visits
 from likely.models._soft_policy import soft_log_policy
 
@@ -49,6 +49,7 @@ def ours() -> Tensor:
     with warnings.catch_warnings():
         # Cells that the expert hardly ever meets are flat directions.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", DegenerateWarning)
         return MLE().fit(PROGRAM, DATA).params["reward_weights"]
 
 
@@ -76,29 +77,31 @@ from seals.diagnostics.cliff_world import CliffWorldEnv
 
 env = CliffWorldEnv(height=4, width=7, horizon=40, use_xy_obs=False)
 _, visits = mce_occupancy_measures(env)
-net = BasicRewardNet(
-    env.observation_space,
-    env.action_space,
-    hid_sizes=[],
-    use_action=False,
-    use_done=False,
-    use_next_state=False,
-)
-learner = MCEIRL(visits, env, net, rng=np.random.default_rng(0))
-begun = time.process_time()
-found = learner.train(max_iter=3000)
-print(json.dumps([time.process_time() - begun, float(np.abs(visits - found).max())]))
+for steps in (1000, 3000):
+    net = BasicRewardNet(
+        env.observation_space,
+        env.action_space,
+        hid_sizes=[],
+        use_action=False,
+        use_done=False,
+        use_next_state=False,
+    )
+    learner = MCEIRL(visits, env, net, rng=np.random.default_rng(0))
+    begun = time.process_time()
+    found = learner.train(max_iter=steps)
+    spent = time.process_time() - begun
+    print(json.dumps([steps, spent, float(np.abs(visits - found).max())]), flush=True)
 """
 
 
-def theirs(python: str) -> tuple[float, float]:
-    """CPU seconds and gap of `imitation`'s MCEIRL, one weight a cell, after 3000 of its steps.
+def theirs(python: str) -> list[tuple[int, float, float]]:
+    """Steps, CPU seconds and gap of `imitation`'s MCEIRL, one weight a cell.
 
-    By default it stops after 1000, at a gap of about .5.
+    By default it stops after 1000 of its steps, wherever that is.
     """
     done = subprocess.run([python, "-c", PEER], capture_output=True, text=True, check=True)
-    seconds, left = json.loads(done.stdout.strip().splitlines()[-1])
-    return float(seconds), float(left)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return [(int(steps), float(seconds), float(left)) for steps, seconds, left in rows]
 
 
 def main() -> None:
@@ -108,14 +111,22 @@ def main() -> None:
     print_facts()
     timings, results = interleave({"MLE": ours}, options.repeats)
     seconds = timings["MLE"].cpu_ms / 1e3
-    peer, peer_gap = PUBLISHED if options.peer is None else theirs(options.peer)
+    peers = [(0, *PUBLISHED)] if options.peer is None else theirs(options.peer)
     source = "published" if options.peer is None else "this run"
     found = gap(results["MLE"])
     print_table(
         "From exact occupancy, cliff world, horizon 40",
         [
             {"": "MLE", "CPU s": seconds, "gap": found, "from": "this run"},
-            {"": "imitation MCEIRL", "CPU s": peer, "gap": peer_gap, "from": source},
+            *(
+                {
+                    "": f"imitation MCEIRL{f', {steps} steps' if steps else ''}",
+                    "CPU s": peer,
+                    "gap": left,
+                    "from": source,
+                }
+                for steps, peer, left in peers
+            ),
         ],
     )
     runs = {"occupancy pass": by_occupancy, "differentiated recursion": by_recursion}
@@ -127,11 +138,17 @@ def main() -> None:
         [{"": name, "CPU ms": timing.cpu_ms} for name, timing in kernels.items()],
     )
     print_target("gap in millionths", 1e6 * found, 1, at_most=True)
-    print_target(f"MCEIRL ({source}) over MLE, CPU time", peer / seconds, 10, at_most=False)
+    for steps, peer, left in peers:
+        what = f"{steps} steps, " if steps else ""
+        name = f"MCEIRL ({what}gap {left:.2g}, {source})"
+        print_target(f"{name} over MLE, CPU time", peer / seconds, 10, at_most=False)
     record = {
         "mle": timings["MLE"].record(),
         "gap": found,
-        "peer": {"seconds": peer, "gap": peer_gap, "from": source},
+        "peer": [
+            {"steps": steps, "seconds": peer, "gap": left, "from": source}
+            for steps, peer, left in peers
+        ],
         "kernels": {name: timing.record() for name, timing in kernels.items()},
     }
     save(options.output, record)

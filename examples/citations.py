@@ -61,6 +61,7 @@ def main():
     )
     figure, (left_axes, right_axes) = canvas()
     plot_intervals(table, "ability", sort=False, axes=left_axes)
+    left_axes.set_xlabel("log-odds")
     left_axes.set_title("Abilities and their 94 % intervals", loc="left", fontsize=10)
     plot_matrix(
         win_matrix(fit), title="p(the row is cited by the column, not the reverse)", axes=right_axes

@@ -23,7 +23,7 @@ from _figures import canvas, output_folder, save
 from pyro.poutine import condition
 
 from likely.envs import GridWorld, evaluate
-from likely.inference import MAP, MLE, SVI, ConvergenceWarning, Laplace
+from likely.inference import MAP, MLE, SVI, ConvergenceWarning, DegenerateWarning, Laplace
 from likely.models import MaxEntIRL, Visits
 
 TEMPERATURE, SCALE, EPISODES, STEPS = 0.05, 1.0, 200, 100
@@ -55,6 +55,7 @@ print("were never passed.")
 with warnings.catch_warnings():
     # Flat directions, as said above; the size of a reward for a cell nobody passes has no limit.
     warnings.simplefilter("ignore", ConvergenceWarning)
+    warnings.simplefilter("ignore", DegenerateWarning)
     fits = {"MLE": MLE().fit(walker, data), "MAP": MAP().fit(walker, data)}
 posterior = Laplace(draws=400).fit(walker, data)
 start = {"init": fits["MAP"], "learning_rate": 0.02, "max_iter": 1200}

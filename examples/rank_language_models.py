@@ -90,6 +90,7 @@ def main():
 
     figure, (left, right) = canvas(width=12.0, height=9.0)
     plot_intervals(table_.head(40), ["ability"], sort=False, axes=left)
+    left.set_xlabel("log-odds")
     left.set_title("Abilities with 94 % intervals: the first 40", loc="left", fontsize=10)
     best = table_.index[:10]
     matrix = win_matrix(fits["Davidson"], outcome="score").loc[best, best]

@@ -16,7 +16,6 @@ from _figures import COLOURS, canvas, output_folder, save
 
 from likely.envs import GridWorld, objective
 from likely.inference import MAP
-from likely.inference.active import bald
 from likely.inference.imitation import (
     SimulatedLabeller,
     behaviour_cloning,
@@ -36,6 +35,7 @@ FEATURES = ("kind", "distance", "position")
 HORIZON, RATIONALITY, TEMPERATURE = 40, 5.0, 0.01
 PREFERENCES, SEEDS = 500, 3
 ASKED, CURVES = 80, 10
+ASKING = {"at random": "random", "by BALD": "bald", "BatchBALD": "batch_bald"}
 HEATS = np.geomspace(1.0, 0.004, 24)
 
 
@@ -121,7 +121,7 @@ def main():
 
     print(f"\nMedian share of the best return over {CURVES} seeds, by preferences")
     numbers, shares = np.arange(5, ASKED + 1, 5), {}
-    for name, acquisition in (("at random", "random"), ("by BALD", bald)):
+    for name, acquisition in ASKING.items():
         shares[name] = np.array([curve(world, seed, acquisition) for seed in range(CURVES)])
         middle = np.median(shares[name], 0)
         reached = [lasting(numbers, row) for row in shares[name]]
@@ -136,6 +136,7 @@ def main():
     )
     rewards = {"posterior mean": learned.table}
     rewards |= {f"mean − {k} sd": learned.pessimistic(k) for k in (1, 2)}
+    rewards["quantile .1"] = learned.pessimistic(quantile=0.1)
     table = over_optimisation(cells.mdp, rewards, base, HEATS)
     print("\nA number for each cell, 300 preferences: gain over the clone, learnt and true")
     for name, rows in table.groupby("reward", sort=False):
