@@ -279,9 +279,8 @@ def test_without_a_hessian_the_search_ends_as_it_was():
 
 
 def test_a_slope_where_curvature_is_lost_in_rounding_is_no_end():
-    matrix = torch.ones(2, 2, dtype=torch.float64)
-    assert hidden_gain(matrix, start(1.0, 1.0)) < 1e-15
-    assert hidden_gain(matrix, start(1.0 + 1e-6, 1.0 - 1e-6)) == pytest.approx(5.0)
+    assert hidden_gain(torch.ones(2, 2).double(), start(1.0, 1.0)) < 1e-15
+    assert hidden_gain(torch.ones(2, 2).double(), start(1 + 1e-6, 1 - 1e-6)) == pytest.approx(5.0)
 
 
 def test_the_newton_direction_of_a_parabola_leads_to_its_lowest_point():
