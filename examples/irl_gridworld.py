@@ -105,7 +105,7 @@ def picture(values):
 figure, axes = canvas(4, width=13.0, height=3.7)
 shown = [
     ("True reward", truth[:-1], "RdBu", (-2.0, 2.0)),
-    ("Most probable: MLE", fits["MLE"].params["reward_weights"], "RdBu", (-2.0, 2.0)),
+    ("Maximum likelihood", fits["MLE"].params["reward_weights"], "RdBu", (-2.0, 2.0)),
     ("Posterior mean", mean, "RdBu", (-2.0, 2.0)),
     ("Posterior sd", sd, "viridis", (0.0, SCALE)),
 ]
@@ -119,5 +119,6 @@ for ax, (title, values, colours, limits) in zip(axes, shown, strict=True):
         if mark in "SGT":
             disc = {"boxstyle": "circle,pad=0.12", "facecolor": "white", "linewidth": 0}
             ax.text(*cell[::-1], mark, ha="center", va="center", fontsize=7, bbox=disc)
-    figure.colorbar(drawn, ax=ax, shrink=0.75, extend="both" if colours == "RdBu" else "neither")
+    ends = "both" if colours == "RdBu" else "neither"
+    figure.colorbar(drawn, ax=ax, shrink=0.75, extend=ends, label="reward of a step in the cell")
 save(figure, folder, "irl_gridworld")
