@@ -49,6 +49,8 @@ BAD_OPTIONS: list[tuple[tuple[Any, ...], str, list[Any]]] = [
     ((MLE, MAP), "optimizer", ["newton", 3]),
     ((MLE, MAP, SVI), "batch_size", [0, 2.5]),
     ((MLE, MAP), "em_steps", [-1, 1.0]),
+    ((MLE, MAP, EM, SVI), "path", [3, ["run"]]),
+    ((MLE, MAP, EM, SVI), "save_every", [0, 2.5]),
     ((EM,), "objective", ["posteriori", None]),
     ((EM,), "m_step_iter", [0, 1.5]),
     ((EM,), "hard", ["yes", 1]),
