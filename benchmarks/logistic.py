@@ -169,9 +169,7 @@ def main() -> None:
     print(f"learning rates: {rates}")
     print_target("MAP / hand-written L-BFGS, CPU time", ratios["hand_written"], 3, at_most=True)
     print_target("AutoDelta with Adam / MAP, CPU time", ratios["auto_delta"], 10, at_most=False)
-    print(
-        f"the same, started at a Newton step and without validation: {ratios['auto_delta_helped']:.1f}"
-    )
+    print(f"the same, from a Newton step, no validation: {ratios['auto_delta_helped']:.1f}")
     if record[BY_HAND]["max_difference"] > 1e-6:
         raise SystemExit("the two L-BFGS optima differ by more than 1e-6")
     save(options.output, {"runs": record, "adam_lr": rates, "ratios": ratios})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,18 @@ from likely.envs._randomness import choose
 from likely.envs._spaces import as_space, as_values, in_dtype_of, outside
 from likely.envs.errors import DataError
 
+# What reading a damaged file, or one of another algorithm, ends with.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+    pickle.UnpicklingError,
+)
 ALGORITHMS = ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")
 
 
@@ -146,6 +159,8 @@ def _observations(value: Any, space: Any) -> NDArray[Any]:
             f"observation must be of {space}, or have shape {('n', *shape)}, got {shown.dtype} "
             f"{shown.shape}"
         )
+    if not shown.size:
+        raise DataError(f"observation must hold at least one, got shape {shown.shape}")
     if not np.isfinite(shown).all():
         raise DataError("observation must be finite, got NaN or an infinite number")
     if isinstance(space, Discrete):
@@ -183,7 +198,7 @@ def _load(path: Any, algorithm: str | None) -> Any:
     with left_alone():
         try:
             return kind.load(path, device="cpu")
-        except (OSError, ValueError, KeyError, AssertionError) as error:
+        except _UNREADABLE as error:
             raise DataError(
                 f"model: {os.fspath(path)!r} cannot be read as one of {algorithm}: {error}"
             ) from error

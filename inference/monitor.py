@@ -112,11 +112,11 @@ class Monitor:
                 # Not a start that failed: the next one must not hide it.
                 setattr(error, FROM_CALLBACK, True)
                 raise
-            self.interrupted = self.interrupted or _is_true(stop)
+            self.interrupted = self.interrupted or is_true(stop)
         return self.interrupted
 
 
-def _is_true(answer: Any) -> bool:
+def is_true(answer: Any) -> bool:
     """Whether a callback answered true, in Python, NumPy or torch; other values say nothing."""
     if isinstance(answer, torch.Tensor):
         return answer.numel() == 1 and answer.dtype == torch.bool and bool(answer)

@@ -330,6 +330,7 @@ def descend(
     )
     total, count = torch.zeros_like(x.data), 0
     values: list[float] = []
+    memory.require("optimizer", made_with(stepper))
     saved = memory.load()
     if saved is not None:
         x.data.copy_(saved["x"])
@@ -360,6 +361,18 @@ def descend(
     if not stochastic:
         return Minimum(x.detach(), value, False, max_iter)
     return Minimum(total / count, value, settled(values), max_iter, scatter=moments.covariance())
+
+
+def made_with(optimizer: torch.optim.Optimizer) -> str:
+    """Kind and options of an optimiser of torch's, for the record.
+
+    Examples
+    --------
+    >>> made_with(torch.optim.Adagrad([torch.zeros(1, requires_grad=True)], lr=0.5))[:21]
+    "Adagrad ['lr=0.5', 'l"
+    """
+    options = [f"{name}={value}" for name, value in optimizer.defaults.items()]
+    return f"{type(optimizer).__name__} {options}"
 
 
 def settled(values: Sequence[float]) -> bool:

@@ -25,7 +25,7 @@ from likely.inference.handlers import (
     isolated,
 )
 from likely.inference.inner import Summed
-from likely.inference.reading import Reader, check_observation, log_prob_of, mend, pack
+from likely.inference.reading import Reader, batch_depth, check_observation, log_prob_of, mend, pack
 from likely.inference.sites import Sites, classify, same_constraint
 
 Values = Mapping[str, torch.Tensor]
@@ -328,7 +328,7 @@ class Program:
             elif name in self.sites.unknowns:
                 role = "unknown"
                 run.priors[name] = node["fn"]
-                if not priors and len(node["fn"].batch_shape) <= nesting:
+                if not priors and batch_depth(node) <= nesting:
                     continue
             else:
                 role = "latent"

@@ -151,6 +151,12 @@ def log_prob_of(name: str, node: Mapping[str, Any], role: str) -> torch.Tensor:
     )
 
 
+def batch_depth(node: Mapping[str, Any]) -> int:
+    """How many batch dimensions a site's log-density has, with its mask's."""
+    mask = node["mask"].dim() if isinstance(node["mask"], torch.Tensor) else 0
+    return max(len(node["fn"].batch_shape), mask)
+
+
 def pack(
     name: str, role: str, log_prob: torch.Tensor, node: Mapping[str, Any], plates: Mapping[str, str]
 ) -> Factor:

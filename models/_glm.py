@@ -230,7 +230,7 @@ def normal_equations(
 
 def is_constant(vector: Tensor) -> bool:
     """Whether all entries are the same."""
-    return vector.stride(0) == 0 or bool((vector == vector[0]).all())
+    return len(vector) > 0 and (vector.stride(0) == 0 or bool((vector == vector[0]).all()))
 
 
 def is_transformed() -> bool:

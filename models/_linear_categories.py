@@ -66,6 +66,7 @@ class LinearCategories(dist.Categorical):
         """Whether one pass is possible and worth its bookkeeping."""
         return (
             coefficients.dim() == x.dim() == 2
+            and len(coefficients) > 0
             and x.numel() >= _SMALL
             and not x.requires_grad
             and not is_transformed()
@@ -119,7 +120,9 @@ class _LogDensity(torch.autograd.Function):
         """Compute the log-densities, and the gradient of their sum if it is ``wanted``."""
         scores, top, shares, total = _scores(x, weights, intercept)
         chosen = _indicator(value, scores)
-        density = (chosen * scores).sum(0) - top - total.log()
+        # Log-odds of -inf are those of an action that is never taken, and no concern of the others.
+        own = torch.where(chosen > 0, scores, 0.0).sum(0)
+        density = own - top - total.log()
         score = chosen.addcdiv_(shares, total, value=-1.0) if wanted else chosen[:0]
         whole = (score @ x, score.sum(1)) if wanted else (weights[:0], intercept[:0])
         ctx.data = x, value

@@ -33,11 +33,14 @@ class RewardTable(ABC):
         Site to the names of its event dimensions.
     of_actions : bool
         Whether the reward depends on the action.
+    scale : float or None
+        Standard deviation of the normal priors; None for none.
     batched : bool
         Whether `table` takes values with leading axes.
     """
 
     batched: ClassVar[bool] = True
+    scale: float | None
 
     @property
     @abstractmethod
@@ -202,10 +205,15 @@ class NetworkReward(RewardTable):
         return {f"{NETWORK}{between}{n}": p for n, p in self.module.named_parameters()}
 
     @property
+    def unknowns(self) -> dict[str, Tensor]:
+        """Site to parameter; frozen ones without a prior are no sites."""
+        found = self._parameters().items()
+        return {n: p for n, p in found if p.requires_grad or self.scale is not None}
+
+    @property
     def shapes(self) -> dict[str, torch.Size]:
-        """Those of the parameters that are unknown; frozen ones without a prior are not."""
-        learned = self._parameters().items()
-        return {n: p.shape for n, p in learned if p.requires_grad or self.scale is not None}
+        """Those of the parameters that are unknown."""
+        return {name: parameter.shape for name, parameter in self.unknowns.items()}
 
     def sample_sites(self, like: Tensor) -> Sites:
         """Register the module's parameters, or sample them where they have a prior."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,11 @@ class EntriesReward(RewardTable):
     """
 
     reward: rewards.TabularReward
+
+    @property
+    def scale(self) -> float | None:  # type: ignore[override]
+        """Standard deviation of the normal priors; None for flat ones."""
+        return self.reward.prior_scale
 
     @property
     def dims(self) -> dict[str, tuple[str, ...]]:
@@ -82,7 +87,7 @@ def as_reward_table(
     DataError
         If they do not go together, or with the process.
     """
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Collection):
         raise DataError(f"names: expected one for each feature, got {names!r}")
     if not isinstance(features, TrajectoryReward):
         return reward_table(mdp, features, scale, names, network)

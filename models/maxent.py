@@ -143,6 +143,9 @@ class MaxEntIRL:
         scale = self.prior_scale if self.network is None else self.network_scale
         if scale is not None:
             check_number(scale, "prior_scale", positive=True)
+        if self.network is None and self.network_scale is not None:
+            got = self.network_scale
+            raise DataError(f"network_scale: expected None without a network, got {got!r}")
         part = as_reward_table(self.mdp, self.features, scale, self.names, self.network)
         object.__setattr__(self, "reward_part", part)
         if self.known is not None:
@@ -318,8 +321,9 @@ class MaxEntIRL:
             return []
         share = open_ways.square().sum(1)
         shown = [str(i) for i in (share > 1e-3 * share.max()).nonzero().squeeze(-1).tolist()]
-        if self.names:
-            shown = [str(self.names[int(i)]) for i in shown]
+        names = list(self.coords().get("feature", ()))
+        if names:
+            shown = [str(names[int(i)]) for i in shown]
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
         return [
             f"rewards in {open_ways.shape[1]} direction(s) of '{site}' change no policy, whatever "

@@ -159,12 +159,13 @@ def check_keys(keys: Any, names: Sequence[str]) -> tuple[str, ...] | None:
         found = (keys,)
     for key in found:
         plain = isinstance(key, str) and len(key) == 1 and key.isprintable() and not key.isspace()
-        if not plain or key.casefold() in RESERVED:
+        if not plain or key.lower() in RESERVED or key.casefold() in RESERVED:
             raise DataError(
                 f"keys: expected a single character other than {', '.join(RESERVED)} for each "
                 f"class, got {key!r}"
             )
-    lower = tuple(key.casefold() for key in found)
+    # One character stays one, as at the page; casefold would make two of a sharp s.
+    lower = tuple(key.lower() for key in found)
     if len(found) != len(names) or len(set(lower)) < len(lower):
         raise DataError(
             f"keys: expected {len(names)} that differ, one for each class, got {list(found)}"
@@ -236,8 +237,11 @@ def chosen(text: str, names: Sequence[str], keys: Sequence[str] | None = None) -
     if text in names:
         return list(names).index(text)
     lower, wanted = [name.casefold() for name in names], text.casefold()
+    # As `check_keys` has it.
+    pressed = text.lower()
     for found in (
         [i for i, name in enumerate(lower) if name == wanted],
+        [i for i, key in enumerate(shortcuts(names, keys)) if key == pressed],
         [i for i, key in enumerate(shortcuts(names, keys)) if key == wanted],
         [i for i, name in enumerate(lower) if name.startswith(wanted)],
     ):

@@ -83,6 +83,8 @@ class TerminalOracle:
     ) -> None:
         if show is not None and not callable(show):
             raise DataError(f"show: expected a callable, got {type(show).__name__}")
+        if review is not None:
+            check_bool("review", review)
         check_bool("keypress", keypress)
         self.log = AnswersLog(path, classes)
         self.keys = check_keys(keys, self.log.names)
@@ -144,7 +146,10 @@ class TerminalOracle:
         lines = [f"\n{count}{what}{who}"]
         item = session.item(query)
         if item is not None:
-            lines.append((self.show or as_text)(item))
+            text = (self.show or as_text)(item)
+            if not isinstance(text, str):
+                raise DataError(f"show: expected text, got {type(text).__name__}")
+            lines.append(text)
         if session.given is not None:
             before = names[session.given] if session.given >= 0 else "skipped"
             lines.append(f"Before: {before}. Enter keeps it.")
@@ -165,7 +170,11 @@ class TerminalOracle:
 
     def _say(self, text: str) -> None:
         stream = self._stdout or sys.stdout
-        stream.write(text)
+        try:
+            stream.write(text)
+        except UnicodeEncodeError as error:
+            # A terminal without these characters shows others in their place.
+            stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
         stream.flush()
 
     def _where(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -22,10 +23,11 @@ from likely.inference.engines.sanity import (
     check_bounded,
     flat_unknowns,
     flatness,
+    left_open,
     rising_unknowns,
     warn_of_boundary,
 )
-from likely.inference.errors import MonotonicityError
+from likely.inference.errors import DegenerateWarning, MonotonicityError
 from likely.inference.passes import curvature_by_parts
 from likely.inference.program import Density, Program, Values
 from likely.inference.shards import Sharded
@@ -133,6 +135,8 @@ class EM(ResumableOptions):
             reason = flatness([n for n in flat if n in inside and n not in edges], self.name)
         if reason:
             found = replace(found, converged=False)
+        for sentence in [] if self._with_prior else left_open(program, values):
+            warnings.warn(f"{self.name}: {sentence}", DegenerateWarning, stacklevel=3)
         return Result.from_found(
             found,
             params=values,
@@ -220,7 +224,11 @@ class EM(ResumableOptions):
             converged=converged and not monitor.interrupted,
             n_iter=len(monitor.objectives) - 1,
             interrupted=monitor.interrupted,
-            extra={"slopes": self._slopes(values, tables, expected), "tables": tables},
+            extra={
+                # An E-step that was interrupted is not that of the values.
+                "slopes": None if monitor.interrupted else self._slopes(values, tables, expected),
+                "tables": tables,
+            },
         )
 
     def _slopes(

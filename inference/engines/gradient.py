@@ -25,6 +25,7 @@ from likely.inference.engines.sanity import (
     check_bounded,
     flat_unknowns,
     flatness,
+    left_open,
     rising_unknowns,
     warn_of_boundary,
 )
@@ -153,8 +154,7 @@ class PointEngine(PointOptions):
         flat = [name for name in found.extra["flat"] if name not in edges]
         if flat:
             found = replace(found, converged=False)
-        hook = None if self.with_prior else program.hook("left_open")
-        for sentence in hook(values, *program.args, **program.kwargs) if hook is not None else ():
+        for sentence in [] if self.with_prior else left_open(program, values):
             warnings.warn(f"{self.name}: {sentence}", DegenerateWarning, stacklevel=3)
         return Result.from_found(found, params=values, reason=flatness(flat, self.name))
 
@@ -177,7 +177,7 @@ class PointEngine(PointOptions):
             return self._total(program.density(values))
 
         with self.monitor(attempt) as monitor:
-            position = [start]
+            position = [start if memory.found is None else memory.found["x"]]
             endless, rising = Endless(program, total), list[str]()
             memory.beside = lambda: {"history": monitor.objectives, "endless": endless.seen}
             if memory.found is not None:

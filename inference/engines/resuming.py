@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from likely.inference.checkpoints import NOTHING, Checkpoint, Memory
+from likely.inference.coordinates import Coordinates
 from likely.inference.engines.base import SearchOptions
 from likely.inference.engines.checks import check_int
 from likely.inference.errors import OptionError
@@ -18,6 +19,10 @@ from likely.inference.streams import Streamed
 
 # Options that may differ between a run and the one that goes on from it.
 _FREE = frozenset({"path", "save_every", "progress", "callback", "relabel", "init"})
+# How far from the start densities are looked at, in unconstrained coordinates, and how far inside.
+_ASIDE, _EDGE = 0.1, 3.0
+# Digits of a log-density that do not depend on the number of threads, in double precision or less.
+_DOUBLE, _LESS = 12, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,8 @@ class ResumableOptions(SearchOptions):
     def memory(self, program: Program, start: Values) -> Memory:
         """What an earlier run of this very search left, and the place for this one's state.
 
-        Program, data and start are told by their densities there.
+        Program, data and start are told by their densities next to the start, where rows that look
+        alike at an even start differ.
 
         Raises
         ------
@@ -70,12 +76,30 @@ class ResumableOptions(SearchOptions):
                 "path: the state of a search is kept for data in memory, not for a DataLoader or "
                 "Shards, whose order is not ours"
             )
-        with torch.no_grad():
-            density = program.density(start)
         sites = {name: list(u.shape) for name, u in program.sites.unknowns.items()}
         plates = {name: plate.size for name, plate in program.sites.plates.items()}
-        numbers = [float(density.log_likelihood), float(density.log_prior)]
         about = {"engine": self.name, "sites": sites, "plates": plates}
         about |= {n: v for n, v in self.described().items() if n not in _FREE}
-        about["log-densities at the start"] = [repr(number) for number in numbers]
+        about["log-densities near the start"] = _densities(program, start)
         return Memory(Checkpoint(Path(self.path), about), self.save_every)
+
+
+def _densities(program: Program, start: Values) -> dict[str, list[str]]:
+    """Sums of the log-densities and weights of each site next to the start.
+
+    Each sum is there once more with its terms times their place: it changes with the order of rows.
+    """
+    coordinates = Coordinates(program)
+    digits = _DOUBLE if program.dtype == torch.float64 else _LESS
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        x = coordinates.unconstrain(start, _EDGE)
+        aside = _ASIDE * torch.arange(1.0, len(x) + 1, dtype=x.dtype, device=x.device).cos()
+        run = program.run(coordinates.split(x + aside), unconstrained=True)
+    found: dict[str, list[str]] = {}
+    for factor in (*run.direct, *run.enumerated):
+        own = found.setdefault(factor.name, [])
+        for terms in (factor.log_prob, torch.as_tensor(factor.scale)):
+            flat = terms.detach().double().reshape(-1)
+            place = torch.linspace(0.0, 1.0, len(flat), dtype=flat.dtype, device=flat.device)
+            own += [f"{float(total):.{digits}g}" for total in (flat.sum(), (flat * place).sum())]
+    return found

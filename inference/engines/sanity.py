@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from likely.inference.coordinates import Coordinates
 from likely.inference.engines.boundary import base_constraint, bounds
 from likely.inference.errors import BoundaryWarning, NonFiniteError, ProgramError
-from likely.inference.program import Program, Values
+from likely.inference.program import PROGRAM_FAULTS, Program, Values
 
 # A positive value this near to zero is on its way to log 0.
 _VANISHED = 1e-60
@@ -80,6 +80,8 @@ def flat_unknowns(
     spread = torch.where(curve > 0, curve, torch.ones_like(curve)).rsqrt()
     untouched = curve.abs() == 0
     wide = (curve > 0) & (spread > _WIDE * x.abs().clamp_min(1.0))
+    # So far out it takes less: a class that was never seen drives its log-odds there.
+    wide |= (curve > 0) & (x.abs() > _FAR) & (spread > x.abs())
     flat = untouched.clone()
     # At a kink there is no curvature either.
     spread = torch.where(untouched, x.abs().clamp_min(1.0), spread)
@@ -113,6 +115,20 @@ def warn_of_boundary(engine: str, sites: Sequence[str]) -> None:
         BoundaryWarning,
         stacklevel=4,
     )
+
+
+def left_open(program: Program, values: Values) -> list[str]:
+    """What the program's own hook ``left_open`` says that data never tell, as sentences.
+
+    A hook that fails takes no fit away: that it did is the sentence.
+    """
+    hook = program.hook("left_open")
+    if hook is None:
+        return []
+    try:
+        return list(hook(values, *program.args, **program.kwargs))
+    except PROGRAM_FAULTS as error:
+        return [f"the program's left_open failed: {error}"]
 
 
 def rising_unknowns(
@@ -171,32 +187,38 @@ class Endless:
 
     Attributes
     ----------
-    seen : tuple of float
-        How far out values were at the last look, and the last height.
+    seen : tuple
+        How far out values were at the last look, and the last height and values.
     """
 
     def __init__(self, program: Program, objective: Callable[[Values], torch.Tensor]) -> None:
         self._program, self._objective = program, objective
-        self.seen = (0.0, float("-inf"))
+        self.seen: tuple[float, float, Values] = (0.0, float("-inf"), {})
 
     def sites(self, values: Values, height: float) -> list[str]:
         """Sites that are best at infinity, where that gains next to nothing over ``height``.
 
         An optimum has lower values all around, and as far out as this the lowest of all. Data that
-        can be told apart exactly have none: the log-likelihood rises to its limit for ever.
+        can be told apart exactly have none: the log-likelihood rises to its limit for ever. As long
+        as the other sites still gain more than is left there, the search goes on for them.
         """
-        seen, before = self.seen
-        self.seen = (seen, height)
+        seen, before, previous = self.seen
+        self.seen = (seen, height, values)
         far = _far(self._program, values) if 0.0 <= height - before <= _NOTHING else {}
         reach = max((float(value.abs().max()) for value in far.values()), default=0.0)
         if not far or reach < _OUTWARD * seen:
             return []
-        self.seen = (reach, height)
+        self.seen = (reach, height, values)
+        moved = {name: _INFINITY * value for name, value in far.items()}
+        others = {name: previous[name] for name in values if name not in far}
         try:
             with torch.no_grad():
-                moved = {name: _INFINITY * value for name, value in far.items()}
                 gain = float(self._objective({**values, **moved})) - height
+                # What does not depend on a site gains nothing by it.
+                if not 0.0 < gain <= _NOTHING:
+                    return []
+                elsewhere = float(self._objective({**values, **others})) if others else height
         except ProgramError:
             # A program need not stand such values.
             return []
-        return list(far) if 0.0 <= gain <= _NOTHING else []
+        return list(far) if height - elsewhere <= gain else []

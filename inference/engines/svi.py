@@ -34,7 +34,7 @@ from likely.inference.engines.lockstep import (
 from likely.inference.engines.parameters import Copies
 from likely.inference.engines.result import Found, Result, posterior_mean
 from likely.inference.engines.resuming import ResumableOptions
-from likely.inference.engines.variational_state import VariationalState
+from likely.inference.engines.variational_state import VariationalState, follow_schedule
 from likely.inference.errors import OptionError, ProgramError
 from likely.inference.handlers import set_seed
 from likely.inference.program import PROGRAM_FAULTS, Program
@@ -75,7 +75,7 @@ class SVI(ResumableOptions):
         Of Adam; after a quarter of the run it falls geometrically to a thousandth, which takes
         most of the gradients' noise out of the answer.
     optimizer : PyroOptim, optional
-        Instead of Adam with decay.
+        Instead of Adam with decay. A schedule of `pyro.optim` goes on by one with each step.
     num_particles : int
         Draws in each ELBO estimate.
     draws : int
@@ -200,6 +200,7 @@ class SVI(ResumableOptions):
                     bound = -float(stepper.step())
                 except PROGRAM_FAULTS as error:
                     raise self._blame(error, iteration, plate) from error
+                follow_schedule(optimizer, -bound)
                 drift.step(iteration)
                 require_finite(bound, "the ELBO", iteration)
                 if parts.stops(program, monitor, bound, lambda: guide.median() | own.frozen()):

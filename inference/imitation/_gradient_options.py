@@ -62,7 +62,7 @@ def check_gradient(own: PolicyGradient) -> None:
         raise OptionError("baseline: the generalised advantage needs 'value', or a function")
     if own.weight == "return" and own.judged_by not in ("none", "mean"):
         raise OptionError("baseline: a whole return takes 'none' or 'mean'")
-    if own.episodes < 2 and own.judged_by in ("mean", "value"):
+    if own.episodes < 2 and own.judged_by in ("mean", "value") and own.step != "ppo":
         raise OptionError(f"baseline {own.judged_by!r} needs episodes=2 or more")
     for name in ("learning_rate", "radius"):
         if name == "radius" or own.learning_rate is not None:
@@ -112,12 +112,39 @@ def _check_options(given: Any) -> None:
             raise OptionError(f"ppo: {name} is the option {OURS[name]!r} here")
         if name not in THEIRS:
             raise OptionError(f"ppo: expected {', '.join(THEIRS)}, got {name!r}")
+    for name, least in (("batch_size", 1), ("n_epochs", 1)):
+        if name in given:
+            check_int(f"ppo: {name}", given[name], least)
+    for name in ("clip_range", "clip_range_vf", "max_grad_norm", "target_kl"):
+        optional = name in ("clip_range_vf", "target_kl") and given.get(name) is None
+        schedule = name.startswith("clip_range") and callable(given.get(name))
+        if name in given and not optional and not schedule:
+            check_positive(f"ppo: {name}", given[name])
+    weight = given.get("vf_coef", 0.5)
+    if not is_number(weight) or not 0 <= weight < float("inf"):
+        raise OptionError(f"ppo: vf_coef must be a finite number of at least 0, got {weight!r}")
+    if "normalize_advantage" in given:
+        check_bool("ppo: normalize_advantage", given["normalize_advantage"])
+    own = given.get("policy_kwargs", {})
+    if not isinstance(own, Mapping) or {"program", "x"} & own.keys():
+        raise OptionError(f"ppo: policy_kwargs must be a dict of the critic's options, got {own!r}")
+
+
+def engine_name(engine: Any) -> str:
+    """What is written down of an engine and its options."""
+    described: Mapping[str, Any] = getattr(engine, "described", dict)()
+    return f"{type(engine).__name__} {name_of(described)}"
 
 
 def name_of(value: Any) -> str:
     """What is written down of an option that is no plain value."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return str(value)
     if isinstance(value, Mapping):
-        return repr(sorted(value.items()))
+        items = [f"{name}: {name_of(item)}" for name, item in sorted(value.items())]
+        return f"{{{', '.join(items)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(name_of, value))}]"
     if isinstance(value, partial):
-        return f"{name_of(value.func)} {sorted(value.keywords.items())}"
+        return f"{name_of(value.func)} {name_of(value.args)} {name_of(value.keywords)}"
     return getattr(value, "__qualname__", None) or type(value).__qualname__

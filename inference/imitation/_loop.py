@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 from likely.inference.checkpoints import Checkpoint
 from likely.inference.errors import OptionError
 from likely.inference.imitation.result import INTERRUPTED
+from likely.inference.monitor import is_true
 
 Row = dict[str, Any]
 
@@ -65,6 +67,8 @@ class Rounds:
     ) -> None:
         if callback is not None and not callable(callback):
             raise OptionError(f"callback must be a function of a row, got {callback!r}")
+        if path is not None and not isinstance(path, str | PathLike):
+            raise OptionError(f"path: expected a folder, got {path!r}")
         self.name, self.most, self.shown = name, most, shown
         self.progress, self.callback = progress, callback
         self.kept = Checkpoint(None if path is None else Path(path), dict(about or {}))
@@ -129,7 +133,8 @@ class Rounds:
                     if self.shown:
                         value = self.rows[-1][self.shown]
                         bar.set_postfix_str(f"{self.shown} {value:.4g}", refresh=False)
-                    if self.callback is not None and self.callback(dict(self.rows[-1])) is True:
+                    told = None if self.callback is None else self.callback(dict(self.rows[-1]))
+                    if is_true(told):
                         self.stopped = "the callback said so"
                         return
                 except KeyboardInterrupt:

@@ -7,13 +7,31 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 from gymnasium.wrappers import ClipAction
 
 from likely.envs import TabularMDP
+from likely.inference.active.answers_log import fingerprint
 from likely.inference.errors import OptionError
+from likely.inference.imitation._gradient_options import name_of
 from likely.inference.imitation.playing import spaces
+
+
+def environment_name(env: Any, options: Mapping[str, Any]) -> str:
+    """What is written down of an environment that a run which goes on must share.
+
+    That is all of a process, and otherwise as much as there are names for.
+    """
+    if isinstance(env, TabularMDP):
+        places = torch.arange(env.n_states, dtype=torch.float64).unsqueeze(0)
+        tables = {"moves": env.kernel.expect(places), "reward": env.expected_reward}
+        return f"{env!r} {fingerprint({**tables, 'start': env.initial})}"
+    if isinstance(env, gymnasium.Env):
+        return str(env.spec.id if env.spec is not None else type(env.unwrapped).__name__)
+    made = env.id if isinstance(env, EnvSpec) else env
+    return f"{made if isinstance(made, str) else name_of(made)} {name_of(options)}"
 
 
 def unbounded(

@@ -22,6 +22,7 @@ from likely.inference.engines.base import Engine
 from likely.inference.engines.checks import check_positive
 from likely.inference.errors import ConvergenceWarning, OptionError
 from likely.inference.fit import Fit
+from likely.inference.imitation._gradient_options import engine_name, name_of
 from likely.inference.imitation.acting import ActingPolicy
 from likely.inference.imitation.discriminator import state_features
 from likely.inference.imitation.gail import fitting
@@ -286,6 +287,8 @@ def airl(
     judge.engine = engine or judge.engine
     about = {
         "scale": judge.program.scale,
+        "engine": engine_name(judge.engine),
+        "features": [name_of(features), name_of(potential)],
         "expert": fingerprint({"states": expert.states, "actions": expert.actions}),
     }
     return follow(
@@ -318,10 +321,13 @@ def _distinct(trajectories: Trajectories, discount: float) -> tuple[Tensor, Tens
     counts = discount ** trajectories.step.double()
     states, actions = trajectories.state_action_pairs()
     if states.is_floating_point() or actions.is_floating_point():
-        return torch.arange(len(states)), counts
+        counted = counts.nonzero().squeeze(-1)
+        return counted, counts[counted]
     after, over = trajectories.next_states, trajectories.terminated[trajectories.episode]
     columns = torch.stack([states, actions, after, over.long()])
     found, row = torch.unique(columns, dim=1, return_inverse=True)
     n = found.shape[1]
     first = row.new_zeros(n).scatter(0, row.flip(0), torch.arange(len(row)).flip(0))
-    return first, counts.new_zeros(n).index_add(0, row, counts)
+    counts = counts.new_zeros(n).index_add(0, row, counts)
+    # A discount may leave nothing of what only comes late.
+    return first[counts > 0], counts[counts > 0]

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from likely.inference.active.strategies import (
     Random,
     as_strategy,
 )
-from likely.inference.checkpoints import Checkpoint, seed_of
+from likely.inference.checkpoints import Checkpoint, as_folder, options_of, seed_of
 from likely.inference.engines import Laplace
 from likely.inference.engines.base import Engine
 from likely.inference.engines.checks import check_bool, check_int, check_seed
@@ -35,7 +34,10 @@ from likely.inference.fit import Fit
 from likely.inference.imitation.learned_reward import (
     LearnedReward,
     bootstrap_rewards,
+    check_certainty,
+    check_reward,
     pair_probabilities,
+    reward_digest,
 )
 from likely.inference.imitation.pair_labels import CHOICES
 from likely.inference.imitation.result import INTERRUPTED
@@ -106,9 +108,11 @@ def learn_reward(
     Raises
     ------
     OptionError
-        If an option cannot be used.
+        If an option cannot be used, or questions are chosen by draws that the engine does not give.
+    DataError
+        If the program cannot read the pairs.
     FitError
-        If nothing was answered, or the folder holds another run.
+        If nothing was answered, or the folder holds another run or cannot be made.
     """
     check_pairs(pairs)
     for name, value in (("preferences", preferences), ("start", start), ("batch", batch)):
@@ -126,17 +130,23 @@ def learn_reward(
     chosen = Laplace() if engine is None else engine
     if not isinstance(chosen, Engine):
         raise OptionError(f"engine must be an engine such as Laplace(), got {engine!r}")
+    if not isinstance(strategy, Random) and preferences > start:
+        check_certainty(chosen, ensemble, f"acquisition: {strategy.name}")
+    if isinstance(program, TrajectoryPreference):
+        check_reward(program, pairs)
     about = {
         "method": "learn_reward",
         "candidates": _digest(pairs),
         "reward": type(getattr(program, "reward", program)).__name__,
         "rationality": float(getattr(program, "rationality", 0.0)),
         "discount": float(getattr(program, "discount", 0.0)),
+        "reward_options": reward_digest(getattr(program, "reward", program)),
         "engine": getattr(chosen, "name", type(chosen).__name__),
+        "engine_options": options_of(chosen),
         "acquisition": strategy.name,
         **{"start": start, "batch": batch, "draws": draws, "ensemble": ensemble, "seed": seed},
     }
-    kept = Checkpoint(None if path is None else Path(path), about)
+    kept = Checkpoint(None if path is None else as_folder(path), about)
     if isinstance(strategy, Random) and callback is None:
         start = preferences
     asking = _Asking(pairs, strategy, start, batch, draws, seed, preferences)

@@ -19,6 +19,7 @@ from likely.inference.engines.base import Engine
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation._loop import Rounds
+from likely.inference.imitation._unbounded import environment_name
 from likely.inference.imitation.acting import ActingPolicy, as_table
 from likely.inference.imitation.people import Person
 from likely.inference.imitation.pictures import with_pictures
@@ -68,7 +69,7 @@ class Run:
         if own.variant == "fused" and isinstance(policy, MixturePolicy):
             raise OptionError("policy: the fused variant makes a mixture of policies of one mode")
         self.own, self.policy, self.expert, self.options = own, policy, expert, options
-        self.named = env if isinstance(env, str) else type(env).__name__, repr(options)
+        self.named = environment_name(env, {}), repr(options)
         self.pictures, self.borrowed = None, hasattr(env, "step")
         person = isinstance(expert, Person)
         if person and expert.renders and not isinstance(env, TabularMDP):

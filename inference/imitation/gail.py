@@ -16,6 +16,7 @@ from likely.inference.active.answers_log import fingerprint
 from likely.inference.engines.checks import check_choice, check_int, check_positive
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
+from likely.inference.imitation._gradient_options import engine_name, name_of
 from likely.inference.imitation.acting import ActingPolicy
 from likely.inference.imitation.discriminator import Discriminator, rewards_of
 from likely.inference.imitation.judged import ends_of, follow
@@ -222,6 +223,8 @@ def gail(
         "limit": limit,
         "over": judge.over,
         "discriminator": type(judge.program).__name__,
+        "engine": engine_name(judge.engine),
+        "features": name_of(None if discriminator is None else discriminator.features),
         "expert": fingerprint({"states": expert.states, "actions": expert.actions}),
     }
     return follow(

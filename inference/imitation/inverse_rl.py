@@ -14,8 +14,8 @@ import xarray as xr
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from likely.inference.checkpoints import write_whole
-from likely.inference.errors import FitError
+from likely.inference.checkpoints import UNREADABLE, write_whole
+from likely.inference.errors import FitError, OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation.acting import ActingPolicy
 from likely.models.policy import TabularPolicy
@@ -106,8 +106,10 @@ class InverseRL:
         ------
         FitError
             If the folder cannot be written to.
+        OptionError
+            If it is no path.
         """
-        where = Path(folder)
+        where = _folder(folder)
         record = {
             "version": VERSION,
             "method": self.method,
@@ -145,8 +147,10 @@ class InverseRL:
         ------
         FitError
             If the files are missing or damaged.
+        OptionError
+            If ``folder`` is no path.
         """
-        where = Path(folder)
+        where = _folder(folder)
         try:
             record: dict[str, Any] = json.loads((where / RECORD).read_text(encoding="utf-8"))
             version = record.pop("version")
@@ -159,7 +163,13 @@ class InverseRL:
             history = pd.DataFrame(record.pop("history"))
             fit = Fit.load(where / FIT) if record.pop("fit") else None
             return cls(**arrays, history=history, fit=fit, **record)
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, FitError):
-                raise
+        except FitError:
+            raise
+        except (*UNREADABLE, AttributeError) as error:
             raise FitError(f"folder: {where} does not hold a result: {error}") from error
+
+
+def _folder(folder: Any) -> Path:
+    if not isinstance(folder, str | PathLike):
+        raise OptionError(f"folder: expected a path, got {folder!r}")
+    return Path(folder)

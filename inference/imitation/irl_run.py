@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 import warnings
-import zlib
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from likely.inference.checkpoints import Checkpoint
+from likely.inference.checkpoints import Checkpoint, as_folder, rounded
 from likely.inference.engines.checks import check_bool, check_int
-from likely.inference.errors import ConvergenceWarning, FitError, OptionError
+from likely.inference.errors import ConvergenceWarning, OptionError
 from likely.inference.imitation.demonstrations import FeatureMatching
 from likely.inference.imitation.inverse_rl import InverseRL
 from likely.inference.imitation.reward_rules import RewardRule, Verdict
@@ -68,14 +66,12 @@ def match_expert(
     Raises
     ------
     FitError
-        If the folder holds another problem's run, or a damaged one.
+        If the folder holds another problem's run or a damaged one, or cannot be made.
     """
     check_int("max_iter", max_iter, 1)
     check_bool("progress", progress)
     if callback is not None and not callable(callback):
         raise OptionError(f"callback must be callable, got {callback!r}")
-    if path is not None and not isinstance(path, str | PathLike):
-        raise OptionError(f"path: expected a folder, got {path!r}")
     run = Run(problem, rule, path)
     done = len(run.history)
     with Monitor(rule.name, max(max_iter - done, 0), progress, callback) as monitor:
@@ -108,7 +104,7 @@ class Run:
         self.memory: dict[str, Any] = {}
         self.spent = 0.0
         about = {"method": rule.name, **fingerprint(problem), **rule.described()}
-        self.kept = Checkpoint(None if path is None else Path(path), about)
+        self.kept = Checkpoint(None if path is None else as_folder(path), about)
         self._restore(self.kept.load())
 
     def add(self, weights: Tensor, policy: Tensor, met: Tensor) -> None:
@@ -168,10 +164,7 @@ class Run:
             "memory": self.memory,
             "seconds": self.spent + time.perf_counter() - self.begun,
         }
-        try:
-            self.kept.save(state)
-        except OSError as error:
-            raise FitError(f"path: cannot write to {self.kept.folder}: {error}") from error
+        self.kept.save(state)
         self.saved = time.perf_counter()
 
     def _restore(self, state: dict[str, Any] | None) -> None:
@@ -198,15 +191,8 @@ def fingerprint(problem: FeatureMatching) -> dict[str, Any]:
         "states": mdp.n_states,
         "actions": mdp.n_actions,
         "discount": f"{mdp.discount:.9g}",
-        "process": _rounded((moves * counts).sum(-1)),
-        "start": _rounded(mdp.initial * ramp),
-        "features": _rounded(problem.linear.met(counts)),
-        "expert": _rounded(problem.expected),
+        "process": rounded((moves * counts).sum(-1)),
+        "start": rounded(mdp.initial * ramp),
+        "features": rounded(problem.linear.met(counts)),
+        "expert": rounded(problem.expected),
     }
-
-
-def _rounded(values: Tensor) -> str:
-    """Numbers to six digits of the largest, as solves differ between machines, in a few letters."""
-    largest = float(values.abs().max())
-    whole = (values * (1e6 / largest if largest > 0 else 1.0)).round().long().tolist()
-    return f"{largest:.6g} {zlib.crc32(repr(whole).encode()):08x}"

@@ -18,7 +18,7 @@ from likely.inference.engines.checks import check_choice
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation._loop import Rounds
-from likely.inference.imitation._unbounded import unbounded
+from likely.inference.imitation._unbounded import environment_name, unbounded
 from likely.inference.imitation.acting import ActingPolicy
 from likely.inference.imitation.playing import play, spaces
 from likely.inference.imitation.policy_gradient import PolicyGradient
@@ -164,14 +164,15 @@ def follow(
     check_playable(env, policy)
     until = ends_of(ends, env, options.horizon, options.discount)
     shown_space = spaces(env, **more)[1]
+    environment = environment_name(env, more)
     env, more = unbounded(env, more, options.horizon)
     learner = options.learner(policy, *spaces(env, **more), init)
-    named = {**options.about(method, learner), "ends": ends, **(about or {})}
+    named = {"environment": environment, "ends": ends, **options.about(method, learner)}
     rounds = Rounds(
         method,
         options.iterations,
         path,
-        named,
+        {**named, **(about or {})},
         progress=options.progress,
         callback=callback,
         shown="reward",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from likely.inference.checkpoints import seed_of
 from likely.inference.engines.base import Engine
 from likely.inference.engines.checks import check_int, is_number
 from likely.inference.errors import FitError, OptionError
-from likely.inference.fit import Fit
+from likely.inference.fit import POINT_ENGINES, Fit
 from likely.models.preference.pairs import TrajectoryPairs
 from likely.models.preference.trajectory import TrajectoryPreference
 
@@ -137,8 +138,8 @@ def pessimistic_reward(
     Parameters
     ----------
     draws
-        [D, ...]: draws of a posterior, or the members of an ensemble (`bootstrap_rewards`); two at
-        least.
+        float [D, ...]: draws of a posterior, or the members of an ensemble (`bootstrap_rewards`);
+        two at least.
     sds
         Their mean less this many standard deviations; 1 where no quantile is given.
     quantile
@@ -147,7 +148,7 @@ def pessimistic_reward(
     Raises
     ------
     OptionError
-        For fewer than two draws, both or no such options.
+        For fewer than two draws, numbers of another dtype, both options, or one out of range.
 
     Examples
     --------
@@ -155,8 +156,11 @@ def pessimistic_reward(
     >>> pessimistic_reward(draws, 1.0), pessimistic_reward(draws, quantile=0.25)
     (tensor([0., 1.]), tensor([1., 1.]))
     """
-    if not isinstance(draws, Tensor) or draws.dim() < 1 or len(draws) < 2:
-        raise OptionError("draws: expected a tensor [D, ...] of at least two")
+    if not isinstance(draws, Tensor) or draws.dim() < 1 or len(draws) < 2 or not draws.numel():
+        got = tuple(draws.shape) if isinstance(draws, Tensor) else type(draws).__name__
+        raise OptionError(f"draws: expected a tensor [D, ...] of at least two, got {got}")
+    if draws.dtype not in (torch.float32, torch.float64):
+        raise OptionError(f"draws: expected float32 or float64, got {draws.dtype}")
     check_pessimism(sds, quantile)
     if quantile is not None:
         return draws.quantile(float(quantile), 0)
@@ -171,6 +175,38 @@ def check_pessimism(sds: Any, quantile: Any, name: str = "sds") -> None:
         raise OptionError(f"{name} must be a number of at least 0, got {sds!r}")
     if quantile is not None and not (is_number(quantile) and 0 <= quantile <= 1):
         raise OptionError(f"quantile must be a number from 0 to 1, got {quantile!r}")
+
+
+def check_certainty(engine: Engine, ensemble: int | None, what: str) -> None:
+    """Raise an `OptionError` where nothing will say how uncertain a reward is, and ``what`` asks.
+
+    Better before people have answered than after.
+    """
+    name = getattr(engine, "name", "")
+    if ensemble is None and name in POINT_ENGINES:
+        raise OptionError(
+            f"{what} needs posterior draws and {name!r} gives a point; expected an engine such as "
+            "Laplace, SVI or NUTS, or an ensemble"
+        )
+
+
+def check_reward(program: TrajectoryPreference, pairs: TrajectoryPairs) -> None:
+    """Raise a `DataError` where a reward cannot be evaluated for one of the pairs, the first."""
+    one = pairs[torch.arange(1)]
+    with torch.no_grad():
+        program.reward.ahead(program.initial(one), program.differences(one), slice(None))
+
+
+def reward_digest(reward: Any) -> str:
+    """A fingerprint of a reward's options, but for functions of states and a network's weights."""
+    digest = hashlib.sha256(type(reward).__name__.encode())
+    for option in fields(reward) if is_dataclass(reward) else ():
+        value = getattr(reward, option.name)
+        if isinstance(value, Tensor):
+            digest.update(value.numpy(force=True).tobytes())
+        elif isinstance(value, torch.nn.Module) or not callable(value):
+            digest.update(repr(value).encode())
+    return digest.hexdigest()[:16]
 
 
 def pair_probabilities(learned: LearnedReward, pairs: TrajectoryPairs, most: int = 200) -> Tensor:

@@ -103,6 +103,9 @@ class Filmed(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Take a step, and a frame now and then."""
         found = self.env.step(action)
         self._time += 1
+        if not self.films:
+            # Forgotten within an episode; the next one has a film again.
+            return found
         film, ended = self.films[-1], bool(found[2] or found[3])
         if self._time % self._stride == 0 or ended:
             film.append((self._time, self._frame()))

@@ -133,6 +133,10 @@ class Person:
             What to show for each, [n].
         """
         seen = np.asarray(observations)
+        if not seen.ndim or seen.dtype.kind not in "fiub":
+            raise DataError(
+                f"observations: expected numbers [n, *state], got {seen.dtype} {seen.shape}"
+            )
         if pictures is not None and len(pictures) != len(seen):
             raise DataError(f"pictures: expected {len(seen)}, one a state, got {len(pictures)}")
         new: dict[bytes, int] = {}

@@ -18,7 +18,7 @@ from likely.inference.engines.checks import unbox
 from likely.inference.fit import Fit
 from likely.inference.imitation._gradient_options import check_gradient, name_of
 from likely.inference.imitation._loop import Rounds
-from likely.inference.imitation._unbounded import unbounded
+from likely.inference.imitation._unbounded import environment_name, unbounded
 from likely.inference.imitation.advantages import Baseline, step_weights
 from likely.inference.imitation.learner import PolicyLearner
 from likely.inference.imitation.playing import play, spaces
@@ -229,13 +229,14 @@ class PolicyGradient:
     ) -> Imitation:
         check_playable(env, policy)
         shown = spaces(env, **options)[1]
+        environment = environment_name(env, options)
         env, options = unbounded(env, options, self.horizon)
         learner = self.learner(policy, *spaces(env, **options), init)
         rounds = Rounds(
             METHOD,
             self.iterations,
             path,
-            self.about(METHOD, learner),
+            {**self.about(METHOD, learner), "environment": environment},
             progress=self.progress,
             callback=callback,
             shown="return",

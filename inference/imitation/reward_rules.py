@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -16,6 +15,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
+from likely.inference.checkpoints import options_of, rounded
 from likely.inference.engines.mle import MLE
 from likely.inference.errors import ConvergenceWarning, DegenerateWarning
 from likely.inference.fit import Fit
@@ -302,15 +302,17 @@ class MaxEntropy(RewardRule):
     found: Fit | None = field(default=None, init=False)
 
     def described(self) -> dict[str, Any]:
-        """The engine and its options, and those of the program that are numbers."""
+        """The engine and the program, with their options."""
         program = self.program
+        given = {"known": program.known, "base_policy": program.base_policy}
         return {
             "tol": self.tol,
             "engine": self.engine.name,
-            "options": json.dumps(self.engine.described(), sort_keys=True),
+            "options": options_of(self.engine),
             "temperature": float(program.temperature),
-            "prior_scale": program.prior_scale,
+            "prior_scale": program.reward_part.scale,
             "sites": sorted(program.reward_part.shapes),
+            **{n: None if one is None else rounded(one) for n, one in given.items()},
         }
 
     def memory(self) -> dict[str, Any]:

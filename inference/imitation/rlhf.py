@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,8 +18,8 @@ from likely.envs import (
     soft_value_iteration,
     state_occupancy,
 )
-from likely.inference.checkpoints import seed_of
-from likely.inference.engines import MAP
+from likely.inference.checkpoints import as_folder, seed_of
+from likely.inference.engines import MAP, Laplace
 from likely.inference.engines.base import Engine
 from likely.inference.engines.checks import check_bool, check_int, check_positive, check_seed
 from likely.inference.errors import OptionError
@@ -28,12 +27,17 @@ from likely.inference.imitation.acting import ActingPolicy, as_table
 from likely.inference.imitation.asking_pairs import learn_reward
 from likely.inference.imitation.cloning import behaviour_cloning
 from likely.inference.imitation.judged import follow
-from likely.inference.imitation.learned_reward import LearnedReward, check_pessimism
+from likely.inference.imitation.learned_reward import (
+    LearnedReward,
+    check_certainty,
+    check_pessimism,
+)
 from likely.inference.imitation.pair_labels import candidate_pairs
 from likely.inference.imitation.pair_pictures import Filmed
 from likely.inference.imitation.playing import play
 from likely.inference.imitation.policy_gradient import PolicyGradient
 from likely.inference.imitation.result import Imitation
+from likely.models._shared_rewards import KINDS, as_reward_table
 from likely.models.policy import Policy, TabularPolicy
 from likely.models.preference import TrajectoryReward
 from likely.models.preference.pairs import TrajectoryPairs
@@ -89,7 +93,15 @@ def improve(mdp: TabularMDP, reward: Any, base: Any, temperature: float) -> Impr
 
 
 def kl_budget(mdp: TabularMDP, policy: Any, base: Any) -> float:
-    """E_π Σ_t γ^t KL(π ‖ π0), nats: how far from π0 an episode of π is."""
+    """E_π Σ_t γ^t KL(π ‖ π0), nats: how far from π0 an episode of π is.
+
+    Parameters
+    ----------
+    mdp
+        The process.
+    policy, base
+        π and π0: what `as_table` takes.
+    """
     table, prior = as_table(mdp, policy), as_table(mdp, base, "base")
     rows = (torch.special.xlogy(table, table) - torch.special.xlogy(table, prior)).sum(-1)
     alive = mdp.alive > 0
@@ -303,6 +315,10 @@ def rlhf(
     ------
     OptionError
         If an option cannot be used, or a process comes without a horizon.
+    DataError
+        If the reward is no table of a process, or does not fit the episodes.
+    FitError
+        If nothing was answered, or the folder holds another run or cannot be made.
     """
     check_seed("seed", seed)
     check_positive("temperature", temperature)
@@ -316,6 +332,14 @@ def rlhf(
         raise OptionError(f"gradient must be a PolicyGradient, got {gradient!r}")
     if tabular and gradient is not None:
         raise OptionError("gradient: in a TabularMDP the policy is optimised exactly, without it")
+    if pessimism is not None or quantile is not None:
+        engine = options.get("engine") or Laplace()
+        check_certainty(engine, options.get("ensemble"), "pessimism or quantile")
+    lower: dict[str, float | None] = {"pessimism": pessimism, "quantile": quantile}
+    if tabular and isinstance(reward, KINDS):
+        # Planning needs its table: better said before anybody is asked.
+        as_reward_table(env, reward, None, (), None)
+    kept = None if path is None else as_folder(path)
     if policy is None and not tabular:
         raise OptionError("policy: expected one of likely.models, as this is no TabularMDP")
     gamma = (env.discount if tabular else 1.0) if discount is None else discount
@@ -337,7 +361,7 @@ def rlhf(
             program,
             preferences=preferences,
             seed=seed_of(seed, 2),
-            path=None if path is None else Path(path) / "reward",
+            path=None if kept is None else kept / "reward",
             progress=progress,
             **options,
         )
@@ -356,9 +380,8 @@ def rlhf(
         row = {"temperature": temperature, "kl": found.kl, "learned": found.learned}
         return RLHF(base, learned, acting, pd.DataFrame([row]), learned.stopped)
     steps = PolicyGradient(horizon=horizon, seed=seed) if gradient is None else gradient
-    if steps.discount is None:
-        steps = replace(steps, discount=gamma)
-    steps = replace(steps, progress=steps.progress or progress)
+    own = gamma if steps.discount is None else steps.discount
+    steps = replace(steps, discount=own, progress=steps.progress or progress)
 
     def paid(trajectories: Trajectories) -> Tensor:
         return learned.steps(trajectories, pessimism, quantile=quantile)
@@ -371,8 +394,7 @@ def rlhf(
         judge,
         steps,
         init=base,
-        path=None if path is None else Path(path) / "policy",
-        about={"answers": len(learned.pairs), "temperature": float(temperature)},
+        path=None if kept is None else kept / "policy",
+        about={"answers": len(learned.pairs), "temperature": float(temperature), **lower},
     )
-    stopped = learned.stopped or moved.stopped
-    return RLHF(base, learned, moved.policy, moved.history, stopped)
+    return RLHF(base, learned, moved.policy, moved.history, learned.stopped or moved.stopped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,17 @@ class AbilityPrior:
         deviation = pyro.sample("deviation", ZeroSumNormal(like.new_ones(()), n_items))
         ability = pyro.deterministic("ability", scale.unsqueeze(-1) * deviation, event_dim=1)
         return ability
+
+    def left_open(self, params: Mapping[str, Any], *data: Any, **options: Any) -> list[str]:
+        """Say which unknowns the likelihood, which sees abilities alone, cannot tell."""
+        names = [name for name in ("ability_spread", "drift") if name in params]
+        if not names:
+            return []
+        which = " and ".join(map(repr, names))
+        return [
+            f"the likelihood knows abilities and nothing of {which}: what is reported is where the "
+            "search ended. Use a posterior engine, best NUTS"
+        ]
 
 
 def check_pair(value: Any, name: str, what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from likely.models import _reward_tables
 from likely.models._linear import coefficient_prior
 from likely.models._options import check_count
 from likely.models._policy_base import Sites, checked_value
-from likely.models._reward_tables import NETWORK, WEIGHTS, flattened, module_rewards
+from likely.models._reward_tables import WEIGHTS, flattened
 from likely.models.policy import without_rows
 from likely.models.preference._reward_base import (
     Params,
@@ -68,12 +68,14 @@ class LinearReward(TrajectoryReward):
         object.__setattr__(self, "features", checked_features(self.features))
         check_scale(self.prior_scale)
         table = self.features
-        width = table.shape[-1] if isinstance(table, Tensor) else len(self.names)
-        names = [] if isinstance(self.names, str) else list(self.names)
-        if len(names) not in (0, width) or isinstance(self.names, str):
+        listed = isinstance(self.names, Collection) and not isinstance(self.names, str)
+        names = list(self.names) if listed else []
+        width = table.shape[-1] if isinstance(table, Tensor) else len(names)
+        if not listed or len(names) not in (0, width):
             raise DataError(f"names: expected {width} or none, got {self.names!r}")
         if len(set(names)) < len(names):
             raise DataError(f"names: expected different ones, got {names}")
+        object.__setattr__(self, "names", tuple(names))
 
     @property
     def dims(self) -> dict[str, tuple[str, ...]]:
@@ -278,8 +280,7 @@ class NetworkReward(TrajectoryReward):
 
     def _outputs(self, sites: Sites, rows: Tensor) -> Tensor:
         """The module at features [*rows, F], float64."""
-        values = {name[len(NETWORK) :].lstrip("$."): value for name, value in sites.items()}
-        return module_rewards(self.module, values, rows)
+        return self._part(rows).table(sites)
 
     def steps(self, params: Params, trajectories: Trajectories) -> Tensor:
         """Outputs at the steps."""
@@ -307,5 +308,4 @@ class NetworkReward(TrajectoryReward):
 
     def _unknowns(self) -> dict[str, Tensor]:
         """Parameters that a fit has values of."""
-        found = self._part(torch.empty(0))._parameters()
-        return {n: p for n, p in found.items() if p.requires_grad or self.prior_scale is not None}
+        return self._part(torch.empty(0)).unknowns

@@ -26,7 +26,7 @@ def sequence_log_probability(
         int64 [\*batch, length].
     mask
         [\*batch, length]: True or 1 where a token counts, which a prompt's tokens and padding do
-        not; what stands there may be anything. None counts all.
+        not; tokens and scores there may be anything, NaN too. None counts all.
     shifted
         True where the scores at a place are about the token after it, as causal language models
         give them: the first token is then what the others follow, and does not count.
@@ -39,7 +39,8 @@ def sequence_log_probability(
     Raises
     ------
     DataError
-        For shapes that do not fit, and tokens that are none of the vocabulary.
+        For shapes that do not fit, a mask of other values than 0 and 1, and tokens that count and
+        are none of the vocabulary.
 
     Examples
     --------
@@ -61,6 +62,8 @@ def sequence_log_probability(
             f"tokens: expected int64 {tuple(logits.shape[:-1])}, as the logits have it, got "
             f"{tokens.dtype} of shape {tuple(tokens.shape)}"
         )
+    if not isinstance(shifted, bool):
+        raise DataError(f"shifted must be True or False, got {shifted!r}")
     counted = torch.ones_like(tokens, dtype=torch.bool) if mask is None else _truth(mask, tokens)
     if shifted:
         logits, tokens, counted = logits[..., :-1, :], tokens[..., 1:], counted[..., 1:]
@@ -72,9 +75,9 @@ def sequence_log_probability(
         )
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    place = torch.where(counted, tokens, 0).unsqueeze(-1)
-    logs = logits.log_softmax(-1).gather(-1, place).squeeze(-1)
-    return torch.where(counted, logs, 0.0).sum(-1)
+    # Scores of padding may be NaN, which would reach the gradient through a product with zero.
+    logs = logits[counted].log_softmax(-1).gather(-1, tokens[counted].unsqueeze(-1)).squeeze(-1)
+    return logs.new_zeros(tokens.shape).masked_scatter(counted, logs).sum(-1)
 
 
 def dpo_loss(

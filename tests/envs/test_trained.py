@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,25 @@ def test_a_file_of_something_else_is_refused(cart: Any, tmp_path: Path) -> None:
     path.write_text("no model")
     with pytest.raises(DataError, match="cannot be read as one of PPO"):
         sb3_expert(path, algorithm="PPO")
+
+
+@pytest.mark.parametrize("algorithm", ["DQN", "SAC", "TD3"])
+def test_a_model_of_another_algorithm_is_refused(algorithm: str, cart: Any, tmp_path: Path) -> None:
+    cart.save(tmp_path / "cart.zip")
+    with pytest.raises(DataError, match=f"cannot be read as one of {algorithm}"):
+        sb3_expert(tmp_path / "cart.zip", algorithm=algorithm)
+
+
+def test_spoilt_parameters_and_no_observations_are_refused(cart: Any, tmp_path: Path) -> None:
+    cart.save(tmp_path / "cart.zip")
+    spoilt = tmp_path / "spoilt.zip"
+    with zipfile.ZipFile(tmp_path / "cart.zip") as whole, zipfile.ZipFile(spoilt, "w") as part:
+        for name in whole.namelist():
+            part.writestr(name, b"x" if name == "policy.pth" else whole.read(name))
+    with pytest.raises(DataError, match="cannot be read as one of PPO"):
+        sb3_expert(spoilt, algorithm="PPO")
+    with pytest.raises(DataError, match=r"at least one, got shape \(0, 4\)"):
+        sb3_expert(cart)(np.zeros((0, 4)))
 
 
 def test_without_the_package_the_error_says_what_to_install(

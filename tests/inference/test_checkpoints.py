@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -24,6 +26,42 @@ def test_a_crash_on_the_way_leaves_the_file_before(tmp_path: Path) -> None:
     write_whole(path, lambda file: file.write(b"second"))
     assert path.read_bytes() == b"second"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_of_two_writers_the_later_ones_file_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+
+    def slowly(file: BinaryIO) -> None:
+        file.write(b"one, ")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            write_whole(path, lambda other: other.write(b"the other"))
+        file.write(b"two")
+
+    write_whole(path, slowly)
+    assert path.read_bytes() == b"one, two"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    kept = Checkpoint(tmp_path)
+    kept.save({"n": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(FitError, match=r"cannot write to .*No space left"):
+            kept.save({"n": 2})
+    assert kept.load() == {"n": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == [STATE]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FitError, match="cannot write to"):
+        Checkpoint(tmp_path / "file").load()
 
 
 def test_state_comes_back_as_it_was(tmp_path: Path) -> None:

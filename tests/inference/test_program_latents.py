@@ -293,3 +293,26 @@ def test_pointwise_log_likelihoods_of_a_chain_are_by_sequence() -> None:
         ((again, _),) = pointwise_log_likelihood(other, {"shift": tensor(0.4)}).values()
     assert float(again[0]) == float(value[0])
     assert float(again[1]) != float(value[1])
+
+
+def test_a_prior_that_a_latent_masks_counts_even_where_priors_do_not() -> None:
+    """Where z is 0 there is no m: p(z | m) is not p(z), and the likelihood has it."""
+
+    def program(x: torch.Tensor) -> None:
+        z = pyro.sample("z", dist.Bernoulli(0.3))
+        with poutine.mask(mask=z > 0):
+            m = pyro.sample("m", dist.Normal(1.0, 2.0))
+        with pyro.plate("row", len(x)):
+            pyro.sample("x", dist.Normal(z * m, 1.0), obs=x)
+
+    reading = Program(program, tensor([1.0, 2.0, 0.5]))
+    values = {"m": tensor(2.5)}
+    with reading.session(0):
+        whole = reading.density(values)
+        alone = reading.density(values, priors=False)
+    assert float(alone.log_likelihood) == pytest.approx(float(whole.log_likelihood), abs=1e-12)
+    below = 0.3 * stats.norm.pdf(2.5, 1.0, 2.0)
+    weights = np.array([0.7, below]) / (0.7 + below)
+    rows = stats.norm.logpdf([1.0, 2.0, 0.5], [[0.0], [2.5]], 1.0).sum(-1)
+    expected = logsumexp(rows, b=weights)
+    assert float(whole.log_likelihood) == pytest.approx(expected, abs=1e-12)

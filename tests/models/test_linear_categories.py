@@ -52,6 +52,34 @@ def test_density_and_derivatives_are_those_of_categories(case: Any) -> None:
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
+def test_an_action_that_is_never_taken_is_no_concern_of_the_others() -> None:
+    x, never = torch.randn(6, WIDTH), torch.tensor([-torch.inf, 0.5])
+    weights = torch.randn(2, WIDTH).requires_grad_(True)
+    value = torch.tensor([0, 2, 0, 2, 2, 0])
+    density = LinearCategories(x, weights, never).log_prob(value)
+    # What is left are the two others.
+    other = weights[1:].detach().clone().requires_grad_(True)
+    expected = LinearCategories(x, other, never[1:]).log_prob(value // 2)
+    torch.testing.assert_close(density, expected, rtol=1e-12, atol=1e-12)
+    density.sum().backward()
+    expected.sum().backward()
+    assert weights.grad is not None
+    assert other.grad is not None
+    torch.testing.assert_close(weights.grad[1:], other.grad, rtol=1e-12, atol=1e-12)
+    assert bool((weights.grad[0] == 0).all())
+    assert bool((LinearCategories(x, weights, never).log_prob(value.fill_(1)) == -torch.inf).all())
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_no_rows_have_no_density_and_no_slope(count: int) -> None:
+    weights = torch.randn(count - 1, WIDTH).requires_grad_(True)
+    empty = torch.zeros(0, dtype=torch.long)
+    density = LinearCategories(torch.zeros(0, WIDTH), weights).log_prob(empty)
+    assert density.shape == (0,)
+    (slope,) = torch.autograd.grad((density * torch.rand(0)).sum(), weights)
+    assert bool((slope == 0).all())
+
+
 def test_log_odds_of_hundreds_lose_nothing(case: Any) -> None:
     x, value, weights, intercept = case
     fn = LinearCategories(x, 300 * weights, intercept)

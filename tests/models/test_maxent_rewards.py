@@ -213,8 +213,11 @@ def test_values_and_actions_that_do_not_fit() -> None:
     program = MaxEntIRL(world.mdp, world.features)
     with pytest.raises(DataError, match=r"params\['reward_weights'\]: expected \(4,\)"):
         program.policy({"reward_weights": [1.0, 2.0]})
-    with pytest.raises(DataError, match="names: expected one for each"):
-        MaxEntIRL(world.mdp, world.features, names="abcd")
+    for names in ("abcd", 4):
+        with pytest.raises(DataError, match="names: expected one for each"):
+            MaxEntIRL(world.mdp, world.features, names=names)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="network_scale: expected None without a network"):
+        MaxEntIRL(world.mdp, world.features, network_scale=1.0)
     only = MaxEntIRL(
         world.mdp, world.features, base_policy=torch.eye(4)[:1].expand(world.mdp.n_states, 4)
     )
@@ -304,6 +307,9 @@ def test_maximum_likelihood_says_what_it_cannot_know() -> None:
             MaxEntIRL(small.mdp, small.features, temperature=0.5, names=small.feature_names),
             counted,
         )
+    named = LinearReward(small.features, names=small.feature_names)
+    (said,) = MaxEntIRL(small.mdp, named, temperature=0.5).left_open({})
+    assert "entries free, goal" in said
     # Nothing is left open here, and warnings are errors.
     MLE().fit(MaxEntIRL(small.mdp, small.features[:, 1:], temperature=0.5), counted)
 

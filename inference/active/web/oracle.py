@@ -114,6 +114,10 @@ class WebOracle:
             isinstance(image_shape, tuple | list) and all(is_int(n) and n > 0 for n in image_shape)
         ):
             raise OptionError(f"image_shape must be a shape such as (28, 28), got {image_shape!r}")
+        if review is not None:
+            check_bool("review", review)
+        if isinstance(columns, str):
+            raise DataError(f"columns: expected a list of names, got {columns!r}")
         require_flask()
         self.log = AnswersLog(path, classes)
         self.keys = check_keys(keys, self.log.names)

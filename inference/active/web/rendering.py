@@ -95,7 +95,7 @@ def _image_bytes(item: Any, shape: tuple[int, ...] | None) -> bytes:
     if isinstance(item, str | PathLike):
         try:
             return Path(item).read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DataError(
                 f"items: expected the path of an image, got {item!r}; {error}"
             ) from error

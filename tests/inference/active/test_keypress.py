@@ -80,6 +80,15 @@ def test_keys_of_ones_own() -> None:
     assert oracle(Queries([1, 2], classes=CLASSES)).tolist() == [1, 0]
 
 
+def test_keys_of_other_alphabets_are_those_of_the_page() -> None:
+    # As JavaScript's toLowerCase gives them.
+    keys = check_keys("ßµ", CLASSES)
+    assert keys == ("ß", "µ")
+    assert [chosen(one, CLASSES, keys) for one in ("ß", "µ")] == [0, 1]
+    keys = check_keys("ςσ", CLASSES)
+    assert [chosen(one, CLASSES, keys) for one in "ςσΣ"] == [0, 1, 1]
+
+
 @pytest.mark.parametrize("keys", ["a", "abc", "as", "aA", ["a", "dd"], ["a", 1], 3, "a ", "a\t"])
 def test_bad_keys(keys: Any) -> None:
     with pytest.raises(DataError, match="keys"):

@@ -20,6 +20,7 @@ from likely.inference.active import LabellingStopped, Queries, TerminalOracle
 from likely.inference.active.answers_log import AnswersLog
 from likely.inference.active.session import chosen, shortcuts
 from likely.inference.active.terminal import as_text
+from likely.inference.errors import OptionError
 
 CLASSES = ("cat", "cow", "dog")
 ITEMS = [f"text {index}" for index in range(10)]
@@ -180,9 +181,21 @@ def test_bad_input_is_refused() -> None:
         person.oracle()(Queries([1], classes=("cat", "dog")))
     with pytest.raises(DataError, match="show: expected a callable, got str"):
         person.oracle(show="x")
+    with pytest.raises(DataError, match="show: expected text, got int"):
+        person.oracle(show=len)(queries(1))
+    with pytest.raises(OptionError, match="review must be True or False, got 'no'"):
+        person.oracle(review="no")
     with pytest.raises(DataError, match="classes: expected at least two"):
         TerminalOracle(("cat",), path=None)
     assert person.oracle()(Queries([1], classes=range(3))).tolist() == [0]
+
+
+def test_a_terminal_without_some_characters_shows_others() -> None:
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    oracle = Person("dog").oracle(items=["日本"], stdout=plain)
+    assert oracle(queries(0)).tolist() == [2]
+    plain.seek(0)
+    assert "[1 of 1] point 0\n??\n1 cat" in plain.read()
 
 
 def test_keys_never_mean_two_things() -> None:

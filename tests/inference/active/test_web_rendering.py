@@ -92,6 +92,7 @@ def test_files_are_sent_as_they_are(tmp_path: Path) -> None:
         (np.zeros((2, 2), dtype=complex), "expected an image of numbers"),
         (None, "expected an image"),
         ("none.png", "expected the path of an image"),
+        ("a\0b", "expected the path of an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "expected an image in PNG"),
         (b"", "expected an image in PNG"),
     ],
@@ -148,6 +149,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ({"image_shape": 28}, "image_shape must be a shape such as"),
         ({"image_shape": (28, -1)}, "image_shape must be a shape such as"),
         ({"open_browser": 1}, "open_browser must be True or False"),
+        ({"review": "no"}, "review must be True or False"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:

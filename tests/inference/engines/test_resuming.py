@@ -147,7 +147,7 @@ def test_another_search_is_refused(tmp_path: Path) -> None:
         MLE(max_iter=40, path=tmp_path).fit(network(), data())
     with pytest.raises(FitError, match="engine"):
         EM(max_iter=30, path=tmp_path).fit(two_bells(), data())
-    with pytest.raises(FitError, match="log-densities at the start"):
+    with pytest.raises(FitError, match="log-densities near the start"):
         engine().fit(network(), data().with_actions(1 - data().actions))  # type: ignore[operator]
     with pytest.raises(FitError, match="sites"):
         engine().fit(softmax(), data())

@@ -196,3 +196,33 @@ def test_bad_input() -> None:
     for scale in (0.0, float("nan"), -1.0):
         with pytest.raises(OptionError, match="scale"):
             ShapedReward(scale)
+
+
+def test_a_run_of_another_world_engine_or_features_is_refused(tmp_path: Path) -> None:
+    mdp = board()
+    seen = play(mdp, soft_value_iteration(mdp, 1.0).policy, 20, seed=0, horizon=5)
+    policy = TabularPolicy(S, ACTIONS)
+
+    def run(world: TabularMDP = mdp, **more: Any) -> None:
+        airl(world, policy, seen, iterations=1, episodes=10, horizon=5, path=tmp_path, **more)
+
+    run()
+    run()
+    with pytest.raises(FitError, match="environment"):
+        run(board((1, 0, 3, 2)))
+    with pytest.raises(FitError, match=r"engine = 'MAP .*max_iter: 50.*max_iter: 3"):
+        run(engine=MAP(max_iter=3))
+    with pytest.raises(FitError, match="features"):
+        run(features=lambda states: states.double().unsqueeze(-1))
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.5])
+def test_steps_that_a_discount_leaves_nothing_of_do_no_harm(discount: float) -> None:
+    """0.5 to the power of 1100 is 0 in double precision."""
+    rooms = TabularMDP([[[1.0, 0.0], [0.0, 1.0]]] * 2, [0.0, 1.0], 0.5, 0)
+    expert = Trajectories.from_arrays(
+        [[0] + [1] * 1100], [[1] * 1100], state_space=2, action_space=2
+    )
+    options = {"iterations": 1, "episodes": 4, "horizon": 1100, "discount": discount}
+    found = airl(rooms, TabularPolicy(2, 2), expert, **options)
+    assert bool(torch.isfinite(found.table).all())

@@ -148,6 +148,19 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     cartpole(path=tmp_path, demonstrations=seen, iterations=1, engine=MAP(), progress=True)
 
 
+def test_a_folder_of_another_process_is_refused(tmp_path: Path) -> None:
+    def run(slip: float) -> None:
+        rows = [[[1 - slip, slip], [slip, 1 - slip]]] * 2
+        rooms = TabularMDP(rows, [0.0, 1.0], 0.5, 0)
+        options: dict[str, Any] = {"iterations": 1, "queries": 5, "horizon": 5, "path": tmp_path}
+        dagger(rooms, TabularPolicy(2, 2, 1.1), lambda s: (s == 0).astype(int), **options)
+
+    run(0.1)
+    run(0.1)
+    with pytest.raises(FitError, match="holds a run with env ="):
+        run(0.2)
+
+
 def test_what_does_not_fit_is_told_before_anybody_is_asked() -> None:
     def nobody(seen: Any) -> Any:
         raise AssertionError("asked")

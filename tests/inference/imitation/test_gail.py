@@ -20,7 +20,7 @@ from likely.envs import (
     rollout,
     soft_value_iteration,
 )
-from likely.inference import FitError, OptionError
+from likely.inference import MAP, FitError, OptionError
 from likely.inference.imitation import (
     Discriminator,
     evaluate_returns,
@@ -237,3 +237,24 @@ def test_a_grid_is_walked_as_the_expert_does() -> None:
         episodes=1000, horizon=150, radius=0.05, anneal=0.02, memory=1,
     )  # fmt: skip
     assert occupancy_distance(world.mdp, found, expert, 150) < 0.05
+
+
+def test_a_run_of_other_features_or_another_process_is_refused(tmp_path: Path) -> None:
+    def rooms(prize: float) -> TabularMDP:
+        return TabularMDP([[[1.0, 0.0], [0.0, 1.0]]] * 2, [0.0, prize], 0.5, 0)
+
+    seen = play(rooms(1.0), torch.full((2, 2), 0.5).double(), 20, seed=0, horizon=5)
+
+    def run(prize: float = 1.0, judge: Discriminator | None = None) -> None:
+        options: dict[str, Any] = {"iterations": 1, "episodes": 10, "horizon": 5}
+        policy = TabularPolicy(2, 2)
+        gail(rooms(prize), policy, seen, discriminator=judge, path=tmp_path, **options)
+
+    run()
+    run(judge=Discriminator())
+    with pytest.raises(FitError, match="environment"):
+        run(2.0)
+    with pytest.raises(FitError, match="engine"):
+        run(judge=Discriminator(engine=MAP(max_iter=3)))
+    with pytest.raises(FitError, match="features = 'None'"):
+        run(judge=Discriminator(lambda states, actions: actions.double().unsqueeze(-1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 
 from likely.envs import GridWorld, rollout_tabular, soft_value_iteration, value_iteration
 from likely.inference import MAP, MLE, ConvergenceWarning
-from likely.inference.errors import FitError
+from likely.inference.errors import FitError, OptionError
 from likely.inference.imitation import (
     FeatureMatching,
     InverseRL,
@@ -56,8 +57,7 @@ def maximum(**options: Any) -> InverseRL:
             WORLD.features[:, 1:],
             EXPERT,
             temperature=0.2,
-            engine=MLE(max_iter=2),
-            **{"max_iter": 3, **options},
+            **{"engine": MLE(max_iter=2), "max_iter": 3, **options},
         )
 
 
@@ -124,6 +124,24 @@ def test_damaged_files_are_told(damage: str, tmp_path: Path) -> None:
         InverseRL.load(tmp_path / "elsewhere")
 
 
+def test_flipped_bytes_are_told(tmp_path: Path) -> None:
+    game().save(tmp_path)
+    whole = (tmp_path / "tables.nc").read_bytes()
+    draw = random.Random(0)
+    for _ in range(10):
+        spoilt = bytearray(whole)
+        # The first kilobytes say what the file holds.
+        for place in draw.sample(range(8, 4000), 200):
+            spoilt[place] ^= 0xFF
+        (tmp_path / "tables.nc").write_bytes(spoilt)
+        with pytest.raises(FitError, match="folder"):
+            InverseRL.load(tmp_path)
+    with pytest.raises(OptionError, match="folder: expected a path, got 5"):
+        InverseRL.load(5)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="folder: expected a path, got None"):
+        game().save(None)  # type: ignore[arg-type]
+
+
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = game()
@@ -172,6 +190,24 @@ def test_more_rounds_may_be_asked_for_later(tmp_path: Path) -> None:
     check_same(longer, projection(max_iter=12))
     # With fewer than there are, all of them count.
     assert len(projection(max_iter=3, path=tmp_path).history) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"known": torch.linspace(0, 1, MDP.n_states)}, "known"),
+        ({"base_policy": EXPERT}, "base_policy"),
+        ({"prior_scale": 2.0}, "prior_scale"),
+    ],
+)
+def test_a_folder_of_another_program_is_refused(
+    change: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    maximum(path=tmp_path, max_iter=1)
+    with pytest.raises(FitError, match=f"holds a run with {says}"):
+        maximum(path=tmp_path, max_iter=1, **change)
+    # A bar changes nothing.
+    maximum(path=tmp_path, max_iter=1, engine=MLE(max_iter=2, progress=True))
 
 
 CHILD = """

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from likely.inference import FitError, OptionError
 from likely.inference.imitation._loop import Rounds
@@ -77,6 +79,19 @@ def test_early_ends(tmp_path: Path) -> None:
     rounds = Stopped().run(9, tmp_path)
     assert (rounds.stopped, len(rounds.rows)) == ("interrupted", 3)
     assert [row["total"] for row in Sum().run(5, tmp_path).rows] == [0, 1, 3, 6, 10]
+
+
+@pytest.mark.parametrize("answer", [np.True_, torch.tensor(True)])
+def test_true_is_true_in_numpy_and_torch(answer: Any) -> None:
+    rounds = Sum().run(9, callback=lambda row: answer)
+    assert (rounds.stopped, len(rounds.rows)) == ("the callback said so", 1)
+    # Neither is one: other values say nothing.
+    assert len(Sum().run(3, callback=lambda row: 1).rows) == 3
+
+
+def test_a_number_is_no_folder() -> None:
+    with pytest.raises(OptionError, match="path: expected a folder, got 3"):
+        Rounds("adding_up", 3, path=3)
 
 
 def test_what_cannot_be_called_is_no_callback() -> None:

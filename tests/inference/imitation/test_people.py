@@ -247,6 +247,9 @@ def test_bad_input() -> None:
         Person(("left", "right"), picture=3)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="pictures"):
         Person(("left", "right"), Watcher())(np.array([1, 2]), pictures=[None])
+    for wrong in (np.float64(1.0), {"a": 1}):
+        with pytest.raises(DataError, match="observations: expected numbers"):
+            Person(("left", "right"), Watcher())(wrong)
     with pytest.raises(OptionError, match="3 names"):
         dagger(Lamp, TabularPolicy(6, 2), Person(("left", "right", "up"), Watcher()))
     with pytest.raises(OptionError, match="few actions"):

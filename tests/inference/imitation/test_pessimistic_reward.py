@@ -110,5 +110,12 @@ def test_ensembles_differ_where_data_do() -> None:
     # An ensemble serves as draws do.
     torch.testing.assert_close(pessimistic_reward(tables, quantile=0.0), tables.min(0).values)
     torch.testing.assert_close(pessimistic_reward(tables), tables.mean(0) - tables.std(0))
-    with pytest.raises(OptionError, match="at least two"):
-        pessimistic_reward(tables[:1])
+    for wrong, says in (
+        (tables[:1], "at least two"),
+        (tables[:, :0], r"at least two, got \(4, 0\)"),
+        ([1.0, 2.0], "got list"),
+        (tables.long(), "float64, got torch.int64"),
+        (tables.half(), "float64, got torch.float16"),
+    ):
+        with pytest.raises(OptionError, match=says):
+            pessimistic_reward(wrong)  # type: ignore[arg-type]

@@ -214,3 +214,43 @@ def test_cartpole_is_balanced_for_longer() -> None:
 def test_cartpole_is_balanced() -> None:
     found = policy_gradient("CartPole-v1", SoftmaxPolicy(2), iterations=50, **CARTPOLE)
     assert evaluate_returns("CartPole-v1", found, episodes=100, seed=99).mean >= 450
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_epochs", 0),
+        ("n_epochs", 2.5),
+        ("batch_size", "8"),
+        ("batch_size", 1),
+        ("clip_range", -0.1),
+        ("clip_range", float("nan")),
+        ("clip_range_vf", 0),
+        ("vf_coef", float("nan")),
+        ("max_grad_norm", None),
+        ("target_kl", -1),
+        ("normalize_advantage", "yes"),
+        ("policy_kwargs", 3),
+        ("policy_kwargs", {"program": 1}),
+        ("policy_kwargs", {"unheard_of": 1}),
+    ],
+)
+def test_values_that_ppo_would_trip_over_are_refused(
+    corridor: TabularMDP, name: str, value: Any
+) -> None:
+    with pytest.raises(OptionError, match=f"ppo: .*{name}"):
+        policy_gradient(corridor, TabularPolicy(5, 2), **QUICK, ppo={name: value})
+
+
+def test_one_episode_is_enough_for_a_critic(corridor: TabularMDP) -> None:
+    quick = QUICK | {"episodes": 1, "iterations": 2}
+    assert len(policy_gradient(corridor, TabularPolicy(5, 2), **quick).history) == 2
+
+
+def test_functions_among_options_have_the_same_name_in_every_process() -> None:
+    def options() -> PolicyGradient:
+        own = {"clip_range": lambda share: 0.2 * share, "policy_kwargs": {"net_arch": {"vf": [8]}}}
+        return PolicyGradient(step="ppo", ppo=own)
+
+    assert (told := options().described()["ppo"]) == options().described()["ppo"]
+    assert "net_arch: {vf: [8]}" in told

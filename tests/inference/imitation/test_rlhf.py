@@ -207,7 +207,7 @@ def test_nobody_answers() -> None:
 
     for oracle in (silent, gone):
         with pytest.raises(FitError, match="no answer"):
-            learn_reward(candidates(10), oracle, program(), preferences=5, engine=MAP(), start=2)
+            learn_reward(candidates(10), oracle, program(), preferences=5, start=2)
 
 
 def test_gradient_stays_near_the_base() -> None:

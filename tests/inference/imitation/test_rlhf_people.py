@@ -243,6 +243,17 @@ def test_films_of_an_environment(tmp_path: Path) -> None:
     assert len(env.films) == 5
 
 
+def test_films_may_be_dropped_within_an_episode() -> None:
+    env = Filmed("CartPole-v1", frames=2)
+    env.reset(seed=0)
+    env.forget()
+    env.step(0)
+    assert env.films == []
+    env.reset(seed=0)
+    env.step(0)
+    assert [t for t, _ in env.films[0]] == [0, 1]
+
+
 # -- at a terminal -------------------------------------------------------------------------------
 
 

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from likely.envs import GridWorld, cartpole_expert, rollout
+from likely.envs import DataError, GridWorld, cartpole_expert, rollout
 from likely.inference import MAP, Laplace
 from likely.inference.active import LabellingStopped, Queries
-from likely.inference.errors import FitError
+from likely.inference.errors import FitError, OptionError
 from likely.inference.imitation import (
     LearnedReward,
     PolicyGradient,
@@ -28,7 +28,7 @@ from likely.inference.imitation import (
     rlhf,
 )
 from likely.models import SoftmaxPolicy, TrajectoryPairs, TrajectoryPreference
-from likely.models.preference import LinearReward
+from likely.models.preference import LinearReward, NetworkReward, TabularReward
 
 WORLD = GridWorld(["S..", ".#.", "..G"], slip=0.1, rewarded="departure", rewards={".": -0.1})
 MDP = WORLD.mdp
@@ -170,9 +170,63 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     pairs = candidate_pairs(play(MDP, UNIFORM, 20, 1, 15), 60, 0)
     with pytest.raises(FitError, match="candidates"):
         learn_reward(pairs, labeller(pairs), program(), path=tmp_path, **OPTIONS)
+    pairs = candidates()
+    for reward in (LinearReward(2 * WORLD.features), LinearReward(WORLD.features, 3.0)):
+        other = TrajectoryPreference(reward, MDP.discount, 3.0)
+        with pytest.raises(FitError, match="reward_options"):
+            learn_reward(pairs, labeller(pairs), other, path=tmp_path, **OPTIONS)
+    with pytest.raises(FitError, match="engine_options"):
+        learn(tmp_path, engine=Laplace(draws=40))
     (tmp_path / "state.pt").write_bytes(b"nonsense")
     with pytest.raises(FitError, match="not the state of a run"):
         learn(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"engine": MAP()}, "acquisition: bald needs posterior draws and 'map' gives a point"),
+        ({"path": 5}, "path: expected a folder, got 5"),
+        ({"path": __file__}, "cannot write to"),
+    ],
+)
+def test_nobody_is_asked_in_vain(options: dict[str, Any], says: str) -> None:
+    with pytest.raises((OptionError, FitError), match=says):
+        learn(oracle=lambda labels: lambda queries: pytest.fail("asked"), **options)
+
+
+@pytest.mark.parametrize(
+    ("reward", "options", "says"),
+    [
+        (LinearReward(torch.eye(3)), {}, "features: expected"),
+        (LinearReward(), {}, "this one has none"),
+        (LinearReward(lambda states: states), {}, "this one has none"),
+        (TabularReward(3), {}, "expected a TabularReward of"),
+        (
+            LinearReward(WORLD.features),
+            {"engine": MAP(), "acquisition": "random", "quantile": 0.1},
+            "pessimism or quantile needs posterior draws",
+        ),
+        (LinearReward(WORLD.features), {"path": __file__}, "cannot write to"),
+    ],
+)
+def test_nobody_is_asked_before_a_pipeline_that_must_fail(
+    reward: Any, options: dict[str, Any], says: str
+) -> None:
+    shown = play(MDP, UNIFORM, 5, 1, 15)
+    few = {"horizon": 15, "episodes": 5, "candidates": 5, "preferences": 5}
+    with pytest.raises((DataError, OptionError, FitError), match=says):
+        rlhf(MDP, shown, reward, lambda pairs: pytest.fail("asked"), **few, **options)
+
+
+def test_a_reward_is_tried_before_anybody_is_asked() -> None:
+    pairs = candidates()
+    other = TrajectoryPreference(NetworkReward(torch.nn.Linear(99, 1), WORLD.features))
+    with pytest.raises(DataError, match="network: it cannot take features"):
+        learn_reward(
+            pairs, lambda queries: pytest.fail("asked"), other, preferences=5,
+            acquisition="random", engine=MAP(),
+        )  # fmt: skip
 
 
 def test_progress_counts_answers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,8 +236,9 @@ def test_progress_counts_answers(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_policy_gradients_go_on_as_well(tmp_path: Path) -> None:
     shown = rollout("CartPole-v1", cartpole_expert, 2, 0, max_steps=15)
+    gradient = PolicyGradient(iterations=4, episodes=2, horizon=20)
 
-    def found(path: Path | None, callback: Any = None) -> Any:
+    def found(path: Path | None, **more: Any) -> Any:
         return rlhf(
             "CartPole-v1",
             shown,
@@ -192,9 +247,7 @@ def test_policy_gradients_go_on_as_well(tmp_path: Path) -> None:
             policy=SoftmaxPolicy(2, prior_scale=1.0),
             cloning=MAP(),
             **{"horizon": 20, "episodes": 6, "candidates": 12, "preferences": 8},
-            acquisition="random",
-            gradient=PolicyGradient(iterations=4, episodes=2, horizon=20),
-            path=path,
+            **{"acquisition": "random", "gradient": gradient, "path": path, **more},
         )
 
     found(tmp_path)
@@ -202,3 +255,6 @@ def test_policy_gradients_go_on_as_well(tmp_path: Path) -> None:
     assert len(state["rows"]) == 4
     again, whole = found(tmp_path), found(None)
     assert torch.equal(again.policy.params["coefficients"], whole.policy.params["coefficients"])
+    # Steps under one reward are no beginning of a way under another.
+    with pytest.raises(FitError, match="holds a run with pessimism = None"):
+        found(tmp_path, pessimism=1.0)

@@ -147,6 +147,22 @@ def test_other_contrasts_beside_cloning() -> None:
     torch.testing.assert_close(unlikely, odds / (1 - odds))
 
 
+def test_scores_of_padding_may_be_nan() -> None:
+    scores = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens, mask = torch.tensor([[1, 2, 3], [3, 0, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    plain, spoilt = scores.clone().requires_grad_(), scores.clone()
+    spoilt[1, 2] = torch.nan
+    spoilt.requires_grad_()
+    found = [sequence_log_probability(one, tokens, mask) for one in (plain, spoilt)]
+    assert torch.equal(*found)
+    for one in found:
+        one.sum().backward()
+    assert plain.grad is not None
+    assert spoilt.grad is not None
+    assert torch.equal(plain.grad, spoilt.grad)
+    assert not bool(spoilt.grad[1, 2].any())
+
+
 PAIR = torch.zeros(3), torch.ones(3)
 SCORES, TOKENS = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
 
@@ -170,6 +186,7 @@ SCORES, TOKENS = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
         (lambda: sequence_log_probability(SCORES, [[0]]), "tokens: expected a tensor"),
         (lambda: sequence_log_probability(SCORES, TOKENS, TOKENS[0] == 0), "mask: expected"),
         (lambda: sequence_log_probability(SCORES, TOKENS, TOKENS + 2), "mask: expected 0 and 1"),
+        (lambda: sequence_log_probability(SCORES, TOKENS, shifted="no"), "shifted must be True"),
     ],
 )
 def test_what_cannot_be_used_is_refused(make: Any, says: str) -> None:

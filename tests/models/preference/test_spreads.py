@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from likely.envs import DataError
-from likely.inference import MAP, NUTS, Laplace, Program
+from likely.inference import EM, MAP, MLE, NUTS, DegenerateWarning, Laplace, Program
 from likely.models import BradleyTerry, Comparisons, CrowdBradleyTerry, PlackettLuce, Rankings
 from likely.models.preference import ability_draws, ranking, win_matrix
 
@@ -136,6 +136,20 @@ def test_points_in_units_of_a_spread_have_no_normal_approximation() -> None:
     assert fit.params["ability"].shape == (3,)
     with pytest.raises(DataError, match="posterior engine"):
         ability_draws(fit)
+
+
+@pytest.mark.parametrize("engine", [MLE(), EM(max_iter=30)], ids=["mle", "em"])
+@pytest.mark.parametrize(
+    ("options", "site"),
+    [({"ability_scale": None}, "ability_spread"), ({"drift": "unknown"}, "drift")],
+)
+def test_maximum_likelihood_says_that_it_knows_no_spread(
+    options: dict[str, Any], site: str, engine: Any
+) -> None:
+    program = BradleyTerry(3, centred=False, **options)
+    with pytest.warns(DegenerateWarning, match=f"nothing of '{site}'"):
+        engine.fit(program, games())
+    assert BradleyTerry(3, centred=False).left_open({"ability": torch.zeros(3)}) == []
 
 
 @pytest.mark.parametrize("kind", [BradleyTerry, PlackettLuce])

@@ -138,6 +138,7 @@ def weights(*values: float) -> dict[str, Any]:
         ),
         (lambda: LinearReward(FEATURES, names="ab"), "names: expected 2"),
         (lambda: LinearReward(FEATURES, names=["a", "a"]), "different"),
+        (lambda: LinearReward(FEATURES, names=2), "names: expected 2 or none, got 2"),
         (
             lambda: TrajectoryPreference(LinearReward(lambda s: s, names=["a"]))(
                 compared(real=True)
