@@ -23,7 +23,7 @@ from likely.inference.engines.warm import values_from
 from likely.inference.errors import OptionError
 from likely.inference.fit import Fit
 from likely.inference.handlers import set_seed
-from likely.inference.monitor import Step
+from likely.inference.monitor import Step, is_true
 from likely.inference.program import Program
 
 Potential = Callable[[dict[str, torch.Tensor]], torch.Tensor]
@@ -245,7 +245,7 @@ class NUTS(EngineOptions):
                 rows.append((lp, accept, evaluations - before, float(kernel.step_size)))
                 if self.callback is not None and chain == 0:
                     step = Step(number, lp, 0, lambda p=params: coordinates.constrain(p["x"]))  # type: ignore[misc]
-                    if self.callback(step) is True:
+                    if is_true(self.callback(step)):
                         interrupted = True
                         break
         except KeyboardInterrupt:

@@ -41,6 +41,7 @@ from likely.inference.imitation.learned_reward import (
 )
 from likely.inference.imitation.pair_labels import CHOICES
 from likely.inference.imitation.result import INTERRUPTED
+from likely.inference.monitor import is_true
 from likely.models.preference.pairs import TrajectoryPairs
 from likely.models.preference.trajectory import TrajectoryPreference, check_pairs
 
@@ -193,7 +194,7 @@ def _rounds(
         result = LearnedReward(learn.program, answers, index, fit, table, stopped, members)
         learnt = True
         bar.update(len(index) - bar.n)
-        if (callback is not None and callback(result) is True) or over or stopped:
+        if (callback is not None and is_true(callback(result))) or over or stopped:
             return result
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -81,7 +82,8 @@ def test_restarts_are_told_apart_and_the_best_one_is_kept(searching_engine: Any)
 
 def test_a_callback_that_returns_true_stops_the_fit(watched_engine: Any) -> None:
     last = 9 if watched_engine.engine.name == "nuts" else 1
-    made = quick(watched_engine, init=NEAR, callback=lambda step: step.iteration == last)
+    # NumPy's truth is as good as Python's.
+    made = quick(watched_engine, init=NEAR, callback=lambda step: np.bool_(step.iteration == last))
     with pytest.warns(ConvergenceWarning, match="stopped before it converged|interrupted"):
         found = made.fit(measured, X)
     assert found.converged is False
