@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from likely.inference import MLE
+from likely.inference.optimise import hidden_gain
 from likely.models import LogisticRegression, PoissonRegression
 
 
@@ -30,3 +31,10 @@ def test_covariates_far_from_zero_have_the_same_optimum(program: Any, offset: fl
     torch.testing.assert_close(
         far.params["coefficients"], near.params["coefficients"], atol=3e-4, rtol=0.0
     )
+
+
+def test_a_slope_where_curvature_is_lost_in_rounding_is_no_end() -> None:
+    # Of two covariates that far away only the sum shows in the Hessian.
+    matrix, level = torch.ones(2, 2).double(), torch.ones(2).double()
+    assert hidden_gain(matrix, level) < 1e-15
+    assert hidden_gain(matrix, level + torch.tensor([1e-6, -1e-6])) == pytest.approx(5.0)
