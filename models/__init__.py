@@ -19,12 +19,14 @@ from likely.models.crowd import (
     majority_vote,
     weighted_vote,
 )
+from likely.models.discriminators import ModuleClassifier, ShapedReward
 from likely.models.dynamics import LinearGaussianDynamics, TabularDynamics
 from likely.models.gaussian import GaussianModel, LaplaceModel
 from likely.models.markov import HiddenMarkovChains, HiddenMarkovModel, Sequences
 from likely.models.maxent import MaxEntIRL, SampledMaxEntIRL, Visits, trajectory_features
 from likely.models.mixture import GaussianMixture, Mixture
 from likely.models.naive_bayes import NaiveBayes
+from likely.models.occupancy_matching import OccupancyMatching
 from likely.models.policy import (
     GaussianPolicy,
     MixturePolicy,
@@ -75,8 +77,10 @@ __all__ = [
     "Mixture",
     "MixturePolicy",
     "ModeActions",
+    "ModuleClassifier",
     "ModulePolicy",
     "NaiveBayes",
+    "OccupancyMatching",
     "OneCoin",
     "PlackettLuce",
     "PoissonModel",
@@ -87,6 +91,7 @@ __all__ = [
     "Rankings",
     "SampledMaxEntIRL",
     "Sequences",
+    "ShapedReward",
     "SoftmaxPolicy",
     "SoftmaxRegression",
     "TabularDynamics",

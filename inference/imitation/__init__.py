@@ -2,14 +2,13 @@
 
 from likely.inference.imitation.acting import ActingPolicy, as_table
 from likely.inference.imitation.advantages import step_weights
-from likely.inference.imitation.airl import ShapedReward, airl
+from likely.inference.imitation.airl import airl
 from likely.inference.imitation.asking_pairs import learn_reward
 from likely.inference.imitation.cloning import Uncertainty, behaviour_cloning, policy_uncertainty
 from likely.inference.imitation.dagger import Dagger, dagger
 from likely.inference.imitation.demonstrations import FeatureMatching
 from likely.inference.imitation.discriminator import (
     Discriminator,
-    ModuleClassifier,
     pair_features,
 )
 from likely.inference.imitation.distribution_matching import (
@@ -38,7 +37,6 @@ from likely.inference.imitation.learned_reward import (
     pessimistic_reward,
 )
 from likely.inference.imitation.learner import PolicyLearner
-from likely.inference.imitation.matching_program import OccupancyMatching
 from likely.inference.imitation.pair_labels import (
     CHOICES,
     SimulatedLabeller,
@@ -74,15 +72,12 @@ __all__ = [
     "Improved",
     "InverseRL",
     "LearnedReward",
-    "ModuleClassifier",
-    "OccupancyMatching",
     "Person",
     "PolicyGradient",
     "PolicyLearner",
     "PosteriorPolicy",
     "PreferenceJudge",
     "Returns",
-    "ShapedReward",
     "SimulatedLabeller",
     "Uncertainty",
     "airl",

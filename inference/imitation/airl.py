@@ -6,12 +6,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from likely.envs import DataError, TabularMDP, Trajectories
@@ -19,7 +16,6 @@ from likely.inference.active.answers_log import fingerprint
 from likely.inference.active.training import with_options
 from likely.inference.engines import MAP
 from likely.inference.engines.base import Engine
-from likely.inference.engines.checks import check_positive
 from likely.inference.errors import ConvergenceWarning, OptionError
 from likely.inference.fit import Fit
 from likely.inference.imitation._gradient_options import engine_name, name_of
@@ -30,88 +26,13 @@ from likely.inference.imitation.judged import follow
 from likely.inference.imitation.policy_gradient import PolicyGradient
 from likely.inference.imitation.policy_program import check_playable
 from likely.inference.imitation.result import Imitation
+from likely.models.discriminators import ShapedReward, ShapedSteps
 from likely.models.policy import Policy
 
 METHOD = "airl"
 # Least log-probability of an expert's action by the learner, nats.
 FLOOR = -30.0
 Features = Callable[[Tensor], Tensor]
-
-
-class Steps(NamedTuple):
-    """What the program looks at of n steps.
-
-    Attributes
-    ----------
-    reward : Tensor
-        Features of the states, [n, F].
-    shaping : Tensor
-        γ φ(s') − φ(s), with nothing after an end, [n, H].
-    log_policy : Tensor
-        log π(a | s) of the learner, [n].
-    """
-
-    reward: Tensor
-    shaping: Tensor
-    log_policy: Tensor
-
-
-@dataclass(frozen=True)
-class ShapedReward:
-    r"""The expert's steps, told from a policy's by a reward and a potential.
-
-    .. math:: y \sim \mathrm{Bernoulli}(\sigma(f(s, s') - \log \pi(a \mid s))), \qquad
-              f(s, s') = g(s) + \gamma h(s') - h(s)
-
-    with g and h linear in features (Fu, Luo & Levine 2018, "Learning robust rewards with
-    adversarial inverse reinforcement learning", equation 4). Where the learner is the expert, f is
-    its advantage; in deterministic dynamics whose reward depends on the state alone, g is then
-    that reward and h the value, both up to a constant (their theorem 5.1).
-
-    Parameters
-    ----------
-    scale
-        Standard deviation of normal priors of the sites ``reward_weights`` [F] and ``potential``
-        [H], which decide the constant.
-
-    Examples
-    --------
-    >>> steps = Steps(torch.eye(2), torch.zeros(2, 1), torch.zeros(2))
-    >>> ShapedReward()(steps, torch.ones(2))
-    tensor([1., 1.])
-    """
-
-    scale: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_positive("scale", self.scale)
-
-    def __call__(self, steps: Steps, y: Any = None, *, weights: Any = None) -> Tensor:
-        """Run the program on n steps, outcomes [n] (1 for the expert) and weights [n]."""
-        n, like = len(steps.log_policy), steps.log_policy
-        spread = like.new_tensor(float(self.scale))
-        logits = -like
-        for name, x in (("reward_weights", steps.reward), ("potential", steps.shaping)):
-            prior = dist.Normal(torch.zeros_like(spread), spread).expand(x.shape[1:]).to_event(1)
-            logits = logits + (x * pyro.sample(name, prior).unsqueeze(-2)).sum(-1)
-        counts = like.new_ones(n) if weights is None else weights
-        with pyro.plate("observation", n), poutine.scale(scale=counts):
-            found: Tensor = pyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
-        return found
-
-    def initial(self, steps: Steps, y: Any = None, *, weights: Any = None) -> dict[str, Tensor]:
-        """Start at no reward and no potential."""
-        sizes = {"reward_weights": steps.reward, "potential": steps.shaping}
-        return {name: x.new_zeros(x.shape[1]) for name, x in sizes.items()}
-
-    def log_odds(self, params: Mapping[str, Tensor], steps: Steps) -> Tensor:
-        """f − log π, [n]: the program's own."""
-        with torch.no_grad():
-            held = poutine.condition(self, data=dict(params))
-            trace = poutine.trace(held).get_trace(steps, steps.log_policy.new_ones(len(steps[2])))
-        fn: Any = trace.nodes["y"]["fn"]
-        found: Tensor = fn.logits
-        return found
 
 
 @dataclass(eq=False)
@@ -143,7 +64,7 @@ class RewardJudge:
     engine: Engine = field(default_factory=lambda: MAP(max_iter=50))
     params: dict[str, Tensor] = field(default_factory=dict)
 
-    def steps(self, trajectories: Trajectories, policy: ActingPolicy) -> Steps:
+    def steps(self, trajectories: Trajectories, policy: ActingPolicy) -> ShapedSteps:
         """What the program sees of a policy's, or the expert's, steps [N]."""
         states, actions = trajectories.state_action_pairs()
         logs = policy.distribution(states).log_prob(actions).clamp_min(FLOOR)
@@ -153,7 +74,7 @@ class RewardJudge:
         after = after.masked_fill(over.unsqueeze(-1), 0.0)
         here = _featured(self.potential, states, "potential")
         reward = _featured(self.features, states, "features")
-        return Steps(reward, self.discount * after - here, logs.double())
+        return ShapedSteps(reward, self.discount * after - here, logs.double())
 
     def learn(self, learner: Trajectories, policy: ActingPolicy) -> dict[str, float]:
         """Fit the program; ``loss`` and ``accuracy`` as in `gail`."""
@@ -162,7 +83,7 @@ class RewardJudge:
         half = sum(float(counts.sum()) for _, counts in rows) / 2
         weights = torch.cat([counts * (half / counts.sum()) for _, counts in rows])
         kept = [[part[row] for part in side] for side, (row, _) in zip(sides, rows, strict=True)]
-        steps = Steps(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
+        steps = ShapedSteps(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
         y = torch.arange(len(weights)) < len(rows[0][0])
         engine = with_options(self.engine, init=self.params or None)
         with warnings.catch_warnings():

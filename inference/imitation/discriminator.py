@@ -8,19 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pyro
-import pyro.distributions as dist
 import torch
 from gymnasium.spaces import Discrete
-from pyro import poutine
 from torch import Tensor
-from torch.func import functional_call
 
-from likely.envs import DataError, Trajectories
+from likely.envs import Trajectories
 from likely.inference.active.training import with_options
 from likely.inference.engines import MAP
 from likely.inference.engines.base import Engine
-from likely.inference.engines.checks import check_choice, check_positive
+from likely.inference.engines.checks import check_choice
 from likely.inference.errors import ConvergenceWarning, OptionError
 from likely.inference.fit import Fit
 from likely.inference.program import Program
@@ -29,56 +25,6 @@ from likely.models import LogisticRegression
 Features = Callable[[Tensor, Tensor], Tensor]
 # Standard deviations beyond which a state is as strange as it gets.
 _FAR = 50.0
-
-
-@dataclass(frozen=True, eq=False)
-class ModuleClassifier:
-    r"""Binary outcomes whose log-odds a torch module computes.
-
-    .. math:: y_i \sim \mathrm{Bernoulli}(\sigma(f(x_i)))
-
-    Parameters
-    ----------
-    module
-        From covariates [n, d] to log-odds [n] or [n, 1].
-    prior_scale
-        Standard deviation of normal priors of all weights, the sites ``classifier.<name>``.
-
-    Examples
-    --------
-    >>> pyro.set_rng_seed(0)
-    >>> ModuleClassifier(torch.nn.Linear(2, 1))(torch.zeros(3, 2)).shape
-    torch.Size([3])
-    """
-
-    module: torch.nn.Module
-    prior_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.module, torch.nn.Module):
-            raise DataError(f"module: expected a torch.nn.Module, got {type(self.module).__name__}")
-        check_positive("prior_scale", self.prior_scale)
-
-    def __call__(self, x: Tensor, y: Any = None, *, weights: Any = None) -> Tensor:
-        """Run the program on covariates [n, d], outcomes [n] and weights [n]."""
-        values = {}
-        for name, parameter in self.module.named_parameters():
-            prior = dist.Normal(x.new_zeros(()), x.new_tensor(float(self.prior_scale)))
-            shaped = prior.expand(parameter.shape).to_event(parameter.dim())
-            values[name] = pyro.sample(f"classifier.{name}", shaped)
-        scores = functional_call(self.module, values, (x,))
-        if scores.shape not in ((len(x),), (len(x), 1)):
-            raise DataError(f"module: expected scores [{len(x)}], got {tuple(scores.shape)}")
-        weight = x.new_ones(len(x)) if weights is None else weights
-        with pyro.plate("observation", len(x)), poutine.scale(scale=weight):
-            fn = dist.Bernoulli(logits=scores.reshape(len(x)))
-            found: Tensor = pyro.sample("y", fn, obs=y)
-        return found
-
-    def initial(self, x: Tensor, y: Any = None, *, weights: Any = None) -> dict[str, Tensor]:
-        """Start where the module is."""
-        own = self.module.named_parameters()
-        return {f"classifier.{name}": value.detach().to(x) for name, value in own}
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,12 +23,13 @@ from likely.inference.imitation.cloning import behaviour_cloning
 from likely.inference.imitation.discriminator import Discriminator
 from likely.inference.imitation.gail import gail
 from likely.inference.imitation.judged import follow
-from likely.inference.imitation.matching_program import OccupancyMatching, target_occupancy
 from likely.inference.imitation.playing import blank, spaces
 from likely.inference.imitation.policy_gradient import PolicyGradient
 from likely.inference.imitation.policy_program import check_playable
 from likely.inference.imitation.result import Imitation
+from likely.inference.imitation.target_occupancy import target_occupancy
 from likely.inference.program import Program
+from likely.models.occupancy_matching import OccupancyMatching
 from likely.models.policy import MixturePolicy, Policy
 from likely.models.trajectory import TrajectoryModel
 

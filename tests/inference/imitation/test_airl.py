@@ -23,15 +23,15 @@ from likely.envs import (
 from likely.inference import MAP, FitError, OptionError
 from likely.inference.imitation import (
     ActingPolicy,
-    ShapedReward,
     airl,
     gail,
     occupancy_distance,
     play,
 )
-from likely.inference.imitation.airl import RewardJudge, Steps
+from likely.inference.imitation.airl import RewardJudge
 from likely.inference.imitation.discriminator import state_features
-from likely.models import GaussianPolicy, SoftmaxPolicy, TabularPolicy
+from likely.models import GaussianPolicy, ShapedReward, SoftmaxPolicy, TabularPolicy
+from likely.models.discriminators import ShapedSteps
 
 SIDE, ACTIONS, GAMMA = 3, 4, 0.9
 S = SIDE * SIDE
@@ -64,7 +64,7 @@ def test_of_exact_visits_the_reward_is_exact() -> None:
     s, a = torch.arange(S * ACTIONS) // ACTIONS, torch.arange(S * ACTIONS) % ACTIONS
     after, eye = mdp.transition[s, a].argmax(-1), torch.eye(S).double()
     side = eye[s], GAMMA * eye[after] - eye[s], plan.policy[s, a].log()
-    steps = Steps(*(torch.cat([part, part]) for part in side))
+    steps = ShapedSteps(*(torch.cat([part, part]) for part in side))
     y = torch.arange(2 * len(s)) < len(s)
     program, weights = ShapedReward(scale=1e3), 1e3 * torch.cat([rho, rho])
     fit = MAP(tol=1e-14, max_iter=2000).fit(program, steps, y.double(), weights=weights)
@@ -80,7 +80,7 @@ def test_of_exact_visits_the_reward_is_exact() -> None:
 def test_log_odds_are_the_programs() -> None:
     random = torch.Generator().manual_seed(0)
     parts = [torch.randn(7, d, generator=random).double() for d in (2, 3, 1)]
-    steps = Steps(parts[0], parts[1], parts[2][:, 0])
+    steps = ShapedSteps(parts[0], parts[1], parts[2][:, 0])
     params = {"reward_weights": torch.ones(2).double(), "potential": torch.ones(3).double()}
     found = ShapedReward().log_odds(params, steps)
     torch.testing.assert_close(found, parts[0].sum(-1) + parts[1].sum(-1) - parts[2][:, 0])
@@ -113,7 +113,7 @@ def test_nothing_comes_after_an_end_and_repeated_steps_are_counted() -> None:
     half = (counts[0].sum() + counts[1].sum()) / 2
     fit = MAP(tol=1e-12, max_iter=500).fit(
         ShapedReward(),
-        Steps(*(torch.cat(parts) for parts in zip(*sides, strict=True))),
+        ShapedSteps(*(torch.cat(parts) for parts in zip(*sides, strict=True))),
         torch.cat([torch.ones(120), torch.zeros(120)]).double(),
         weights=torch.cat([side * (half / side.sum()) for side in counts]),
     )
@@ -194,7 +194,7 @@ def test_bad_input() -> None:
     with pytest.raises(DataError):
         airl(mdp, GaussianPolicy(1), seen, **wrong)
     for scale in (0.0, float("nan"), -1.0):
-        with pytest.raises(OptionError, match="scale"):
+        with pytest.raises(DataError, match="scale"):
             ShapedReward(scale)
 
 

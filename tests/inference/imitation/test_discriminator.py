@@ -10,9 +10,9 @@ from torch import Tensor
 
 from likely.envs import TabularMDP, Trajectories, fork_mdp, state_action_occupancy
 from likely.inference import MAP, MLE, OptionError
-from likely.inference.imitation import Discriminator, ModuleClassifier, pair_features, play
+from likely.inference.imitation import Discriminator, pair_features, play
 from likely.inference.imitation.discriminator import rewards_of
-from likely.models import LogisticRegression
+from likely.models import LogisticRegression, ModuleClassifier
 
 FLAT = LogisticRegression(intercept=False, coefficients_scale=None)
 

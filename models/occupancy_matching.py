@@ -1,4 +1,4 @@
-"""Where an expert goes, as data of a program that knows where each policy goes."""
+"""A policy that goes where an expert goes: the program knows where each policy goes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from likely.envs import (
-    DataError,
-    TabularMDP,
-    Trajectories,
-    horizon_occupancy,
-    state_action_occupancy,
-)
-from likely.envs._checks import as_double, check_distribution
-from likely.inference.engines.checks import check_choice, check_int, is_number
-from likely.inference.errors import OptionError
-from likely.inference.imitation.acting import as_table
+from likely.envs import DataError, TabularMDP, horizon_occupancy, state_action_occupancy
+from likely.models._options import check_count, check_number
 from likely.models.policy import Policy
 
 
@@ -59,7 +50,7 @@ class OccupancyMatching:
 
     Raises
     ------
-    OptionError
+    DataError
         If an option cannot be used.
     """
 
@@ -73,21 +64,27 @@ class OccupancyMatching:
 
     def __post_init__(self) -> None:
         if not isinstance(self.policy, Policy) or not self.policy.discrete:
-            raise OptionError(f"policy: expected one of Discrete actions, got {self.policy!r}")
-        check_choice("divergence", self.divergence, ("factorised", "reverse"))
-        check_choice("over", self.over, ("occupancy", "trajectory"))
+            raise DataError(f"policy: expected one of Discrete actions, got {self.policy!r}")
+        for name, choices in (
+            ("divergence", ("factorised", "reverse")),
+            ("over", ("occupancy", "trajectory")),
+        ):
+            if getattr(self, name) not in choices:
+                raise DataError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
         for name, top in (("state_weight", float("inf")), ("smoothing", 1.0)):
             value = getattr(self, name)
-            if not is_number(value) or not 0 <= value < top:
-                raise OptionError(f"{name} must be from 0 to below {top:g}, got {value!r}")
+            if not 0 <= check_number(value, name) < top:
+                raise DataError(f"{name} must be from 0 to below {top:g}, got {value!r}")
         for name, of, usual in (
             ("over", "reverse", "occupancy"),
             ("state_weight", "factorised", 1),
         ):
             if self.divergence != of and getattr(self, name) != usual:
-                raise OptionError(f"{name}: an option of the {of} divergence alone")
+                raise DataError(f"{name}: an option of the {of} divergence alone")
         if self.horizon is not None:
-            check_int("horizon", self.horizon, 1)
+            check_count(self.horizon, "horizon", 1)
 
     def __call__(self, expert: Tensor, n: float = 1.0) -> None:
         """Run the program on ρ_E [S, A], of n steps."""
@@ -132,54 +129,3 @@ class OccupancyMatching:
 def _log(values: Tensor) -> Tensor:
     # Finite, with a derivative of zero, where nobody goes.
     return values.clamp_min(torch.finfo(values.dtype).tiny).log()
-
-
-def target_occupancy(
-    mdp: TabularMDP, expert: Any, smoothing: float = 0.0, horizon: int | None = None
-) -> Tensor:
-    """ρ_E [S, A], Σ = 1, of episodes or of a policy [S, A]; nothing in the sink.
-
-    Parameters
-    ----------
-    mdp
-        The process.
-    expert
-        `Trajectories`, whose visits are counted, step t as γ^t; or what `as_table` takes.
-    smoothing
-        Share of the uniform distribution.
-    horizon
-        Number of steps; None for all.
-
-    Raises
-    ------
-    OptionError
-        If the expert is neither, or the episodes are not of the process.
-    DataError
-        If a table holds no probabilities of its actions.
-    """
-    if isinstance(expert, Trajectories):
-        states, actions = expert.state_action_pairs()
-        if states.is_floating_point() or actions.is_floating_point():
-            raise OptionError("expert: expected Discrete states and actions")
-        if int(expert.states.max()) >= mdp.n_states or int(actions.max()) >= mdp.n_actions:
-            raise OptionError(f"expert: expected states and actions of {mdp}")
-        counts = mdp.discount ** expert.step.double()
-        flat = torch.zeros(mdp.n_states * mdp.n_actions, dtype=torch.float64)
-        flat.index_add_(0, states * mdp.n_actions + actions, counts)
-        found = flat.reshape(mdp.n_states, mdp.n_actions)
-    else:
-        try:
-            table = as_double(as_table(mdp, expert, "expert"), "expert")
-        except (TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise OptionError(f"expert: expected episodes or a policy, got {expert!r}") from error
-        check_distribution(table, "expert", ("s",))
-        found = (
-            state_action_occupancy(mdp, table)
-            if horizon is None
-            else horizon_occupancy(mdp, table, horizon)
-        )
-    found = found * mdp.alive.unsqueeze(-1)
-    even = mdp.alive.unsqueeze(-1).expand(found.shape)
-    return (1 - smoothing) * found / found.sum() + smoothing * even / even.sum()
