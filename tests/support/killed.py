@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ def kill(row):
     if row["iteration"] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 """
+
+# Of children that import a test module, which imports modules of this folder.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
 
 
 def killed(script: str, folder: Path) -> int:

@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from alike import alike
+from killed import ENVIRONMENT
 from likely.envs import Trajectories
 from likely.inference import EM, MAP, MLE, SVI, Fit, FitError, OptionError, Shards
 from likely.inference.checkpoints import STATE
@@ -87,9 +89,8 @@ CASES: dict[str, tuple[Any, Any]] = {
 
 
 def same(one: Fit, other: Fit) -> bool:
-    draws = all(torch.equal(one.draws[name], other.draws[name]) for name in one.draws)
-    numbers = one.log_likelihood == other.log_likelihood and one.n_iter == other.n_iter
-    return draws and numbers and one.history.equals(other.history)
+    told = [(f.draws, f.log_likelihood, f.n_iter, f.history) for f in (one, other)]
+    return alike(*told)
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -132,7 +133,7 @@ behaviour_cloning(tests.data(), program().policy, engine)
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_cloning_that_is_killed_by_the_system_resumes(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(Path(__file__).parent)]
-    done = subprocess.run([*command, str(tmp_path)], timeout=300)
+    done = subprocess.run([*command, str(tmp_path)], timeout=300, env=ENVIRONMENT)
     assert done.returncode == -signal.SIGKILL
     engine, program = CASES["svi-batches"]
     again = behaviour_cloning(data(), program().policy, engine(path=tmp_path, save_every=EVERY))

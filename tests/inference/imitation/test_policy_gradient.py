@@ -13,6 +13,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from alike import alike
 from killed import killed
 from likely.envs import (
     DataError,
@@ -236,12 +237,12 @@ def test_run_in_two_parts_is_the_run_in_one(
     parts = QUICK | options
     policy_gradient(corridor, TabularPolicy(5, 2), **(parts | {"iterations": 5}), path=tmp_path)
     found = policy_gradient(corridor, TabularPolicy(5, 2), **parts, path=tmp_path)
-    assert torch.equal(found.table, whole.table)
+    assert alike(found.table, whole.table)
     pd.testing.assert_frame_equal(without_clock(found.history), without_clock(whole.history))
-    assert found.fit.log_likelihood == whole.fit.log_likelihood
+    assert alike(found.fit.log_likelihood, whole.fit.log_likelihood)
     # A third call has nothing left to do.
     again = policy_gradient(corridor, TabularPolicy(5, 2), **parts, path=tmp_path)
-    assert torch.equal(again.table, whole.table)
+    assert alike(again.table, whole.table)
     pd.testing.assert_frame_equal(again.history, found.history)
 
 
@@ -262,7 +263,7 @@ def test_killed_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
     options: dict[str, Any] = {"iterations": 6, "episodes": 4, "normalize": True}
     found = policy_gradient("CartPole-v1", SoftmaxPolicy(2), **options, path=folder)
     whole = policy_gradient("CartPole-v1", SoftmaxPolicy(2), **options)
-    assert torch.equal(found.params["coefficients"], whole.params["coefficients"])
+    assert alike(found.params["coefficients"], whole.params["coefficients"])
     pd.testing.assert_frame_equal(without_clock(found.history), without_clock(whole.history))
 
 
@@ -286,7 +287,7 @@ def test_interrupted_run_keeps_what_it_has(
     monkeypatch.undo()
     finished = policy_gradient(corridor, TabularPolicy(5, 2), **QUICK, path=tmp_path)
     whole = policy_gradient(corridor, TabularPolicy(5, 2), **QUICK)
-    assert torch.equal(finished.table, whole.table)
+    assert alike(finished.table, whole.table)
 
 
 def test_folder_of_another_run_is_refused(corridor: TabularMDP, tmp_path: Path) -> None:
