@@ -26,8 +26,6 @@ from likely.inference.handlers import set_seed
 from likely.inference.monitor import Step, is_true
 from likely.inference.program import Program
 
-Potential = Callable[[dict[str, torch.Tensor]], torch.Tensor]
-
 # Split R-hat above this, or fewer effective draws than that, says the chains have not mixed.
 RHAT_LIMIT = 1.05
 ESS_LIMIT = 100.0

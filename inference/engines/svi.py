@@ -40,8 +40,6 @@ from likely.inference.handlers import set_seed
 from likely.inference.program import PROGRAM_FAULTS, Program
 from likely.inference.shards import Sharded, has_shards
 
-# Above this the importance ratios have no finite variance (Vehtari et al. 2024).
-KHAT_LIMIT = 0.7
 # The step size holds for this share of a run, and then falls geometrically to that share of itself.
 _HOLD, _DECAY = 0.25, 0.001
 

@@ -23,7 +23,6 @@ from likely.inference import (
     OptionError,
     ProgramError,
 )
-from likely.inference.engines.svi import KHAT_LIMIT
 
 
 def double(values):
@@ -122,7 +121,8 @@ def funnel(x):
 
 def test_a_bad_guide_has_a_large_khat():
     fit = SVI(guide="normal", max_iter=800, draws=1000).fit(funnel, torch.zeros(30))
-    assert fit.diagnostics["khat"] > KHAT_LIMIT == 0.7
+    # Above this the importance ratios have no finite variance (Vehtari et al. 2024).
+    assert fit.diagnostics["khat"] > 0.7
 
 
 def test_a_point_is_no_posterior_and_its_khat_says_so():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from likely.envs import GridWorld
 from likely.inference import MAP, Laplace
 from likely.inference.active import Queries
 from likely.inference.errors import OptionError
@@ -16,35 +15,14 @@ from likely.inference.imitation import (
     CHOICES,
     SimulatedLabeller,
     bootstrap_rewards,
-    candidate_pairs,
     improve,
     learn_reward,
     pessimistic_reward,
     play,
     rlhf,
 )
-from likely.models import TrajectoryPairs, TrajectoryPreference
 from likely.models.preference import LinearReward
-
-GAMMA, BETA = 0.95, 5.0
-WORLD = GridWorld(
-    ["S...", ".#T.", "...G"],
-    slip=0.1,
-    discount=GAMMA,
-    rewarded="departure",
-    rewards={"G": 1.0, "T": -1.0, ".": -0.02, "S": -0.02},
-    features=("kind", "distance"),
-)
-MDP = WORLD.mdp
-EXPERT = 0.7 * MDP.soft_value_iteration(0.03).policy + 0.3 / 4
-
-
-def candidates(count: int = 300, seed: int = 0) -> TrajectoryPairs:
-    return candidate_pairs(play(MDP, EXPERT, 80, seed, 25), count, seed)
-
-
-def program() -> TrajectoryPreference:
-    return TrajectoryPreference(LinearReward(WORLD.features), GAMMA, BETA)
+from small_grid import BETA, EXPERT, GAMMA, MDP, WORLD, candidates, program
 
 
 def test_pessimism_is_the_posterior() -> None:

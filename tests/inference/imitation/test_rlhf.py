@@ -12,7 +12,6 @@ import torch
 
 from likely.envs import (
     DataError,
-    GridWorld,
     TabularMDP,
     Trajectories,
     cartpole_expert,
@@ -39,30 +38,12 @@ from likely.inference.imitation import (
     rlhf,
 )
 from likely.inference.imitation.judged import follow
-from likely.models import SoftmaxPolicy, TabularPolicy, TrajectoryPairs, TrajectoryPreference
+from likely.models import SoftmaxPolicy, TabularPolicy, TrajectoryPairs
 from likely.models.preference import LinearReward
+from small_grid import BETA, EXPERT, GAMMA, MDP, WORLD, candidates, program
 
-GAMMA, BETA = 0.95, 5.0
-WORLD = GridWorld(
-    ["S...", ".#T.", "...G"],
-    slip=0.1,
-    discount=GAMMA,
-    rewarded="departure",
-    rewards={"G": 1.0, "T": -1.0, ".": -0.02, "S": -0.02},
-    features=("kind", "distance"),
-)
-MDP = WORLD.mdp
 BEST = float(objective(MDP, MDP.value_iteration().policy))
 UNIFORM = torch.full((MDP.n_states, 4), 0.25, dtype=torch.float64)
-EXPERT = 0.7 * MDP.soft_value_iteration(0.03).policy + 0.3 * UNIFORM
-
-
-def candidates(count: int = 300, seed: int = 0) -> TrajectoryPairs:
-    return candidate_pairs(play(MDP, EXPERT, 80, seed, 25), count, seed)
-
-
-def program() -> TrajectoryPreference:
-    return TrajectoryPreference(LinearReward(WORLD.features), GAMMA, BETA)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
